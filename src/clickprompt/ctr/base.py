@@ -1,0 +1,94 @@
+"""What all CTR models have in common (section 2 of docs/method.md).
+
+Shapes: B batch, F fields, E embedding size, D representation size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clickprompt.ctr.embedding import FeatureEmbedding
+
+
+class CTRModel(nn.Module):
+    """A CTR model: ids -> representation q -> logit (paper section 3.2).
+
+    The representation is apart from the logit, since it is computed once per step and serves
+    both the prompts and the click prediction. Logits only: the one sigmoid of the project is
+    outside of the models.
+
+    A subclass builds its layers and gives :meth:`representation`; one with shallow terms (FM,
+    linear) or without a linear head overrides :meth:`logits` too. It is then named once in
+    :mod:`clickprompt.ctr.registry`, and the contract suite covers it.
+
+    Args:
+        field_sizes: table rows per field, the out-of-vocabulary row included.
+        embedding_size: E.
+        representation_size: D.
+        bags: members of the bag fields, see :class:`~clickprompt.ctr.embedding.FeatureEmbedding`.
+    """
+
+    def __init__(
+        self,
+        *,
+        field_sizes: Sequence[int],
+        embedding_size: int,
+        representation_size: int,
+        bags: Mapping[int, np.ndarray] | None = None,
+    ) -> None:
+        super().__init__()
+        self.representation_size = representation_size
+        self.embedding = FeatureEmbedding(
+            field_sizes=field_sizes, embedding_size=embedding_size, bags=bags
+        )
+        self.head = nn.Linear(representation_size, 1)
+
+    def representation(self, x_id_BF: Tensor) -> Tensor:
+        """Feature-interaction representation q: local ids (B, F) -> (B, D)."""
+        raise NotImplementedError
+
+    def logits(self, representation_BD: Tensor, x_id_BF: Tensor) -> Tensor:
+        """Logit of a click: the linear head over q, and the model's shallow terms -> (B,).
+
+        Args:
+            representation_BD: what :meth:`representation` gave for ``x_id_BF``.
+            x_id_BF: local ids, for models with shallow terms.
+        """
+        return self.head(representation_BD).squeeze(-1)
+
+    def forward(self, x_id_BF: Tensor) -> Tensor:
+        """Logit of a click: local ids (B, F) -> (B,)."""
+        return self.logits(self.representation(x_id_BF), x_id_BF)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew: Xavier normal, the table included; biases 0; norms 1 and 0.
+
+        Args:
+            generator: source of the numbers, on the model's device; None: torch's own.
+        """
+        norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+        for module in self.modules():
+            if isinstance(module, norms):
+                module.reset_parameters()
+                continue
+            for parameter in module.parameters(recurse=False):
+                _fill(parameter, generator)
+
+    @torch.no_grad()
+    def reset_head(self, generator: torch.Generator | None = None) -> None:
+        """Draw the head anew, as finetuning after PA-MLM asks for (section 7)."""
+        for parameter in self.head.parameters():
+            _fill(parameter, generator)
+
+
+def _fill(parameter: Tensor, generator: torch.Generator | None) -> None:
+    """Xavier normal for matrices, 0 for vectors (biases)."""
+    if parameter.ndim >= 2:
+        nn.init.xavier_normal_(parameter, generator=generator)
+    else:
+        nn.init.zeros_(parameter)

@@ -1,0 +1,129 @@
+"""The feature embedding that every CTR model reads its fields from.
+
+Shapes: B batch, F fields, E embedding size, R rows of the table, M members of a bag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FeatureEmbedding(nn.Module):
+    """One stacked table for all fields; a bag field gives the mean of its members' rows.
+
+    Field f owns ``field_sizes[f]`` rows of the table, row 0 of them being out-of-vocabulary, and
+    ids are local to their field: the table row of id i in field f is
+    ``field_sizes[0] + ... + field_sizes[f - 1] + i``. The ids of a bag field number its rows of
+    ``bags`` (distinct combinations of members) instead.
+
+    Args:
+        field_sizes: table rows per field.
+        embedding_size: E.
+        bags: bag field -> int array (combinations, M) of local member ids, padded with -1.
+
+    Raises:
+        ValueError: sizes below 1, a bag for a field that does not exist, an empty combination, or
+            a member outside its field.
+    """
+
+    field_offsets: Tensor
+
+    def __init__(
+        self,
+        *,
+        field_sizes: Sequence[int],
+        embedding_size: int,
+        bags: Mapping[int, np.ndarray] | None = None,
+    ) -> None:
+        super().__init__()
+        if not field_sizes or min(field_sizes) < 1:
+            raise ValueError(f"field_sizes must all be at least 1, got {list(field_sizes)}")
+        if embedding_size < 1:
+            raise ValueError(f"embedding_size must be at least 1, got {embedding_size}")
+        self.field_sizes = tuple(int(size) for size in field_sizes)
+        self.embedding_size = embedding_size
+        self.weight = nn.Parameter(torch.empty(sum(self.field_sizes), embedding_size))
+        nn.init.xavier_normal_(self.weight)
+
+        # The offsets and bags follow from the data, hence non-persistent: a state dict holds what
+        # was learnt and nothing else.
+        offsets = np.cumsum([0, *self.field_sizes[:-1]])
+        self.register_buffer("field_offsets", torch.from_numpy(offsets), persistent=False)
+        self.bag_fields = tuple(sorted(bags or {}))
+        self.plain_fields = tuple(f for f in range(len(field_sizes)) if f not in self.bag_fields)
+        for field in self.bag_fields:
+            assert bags is not None
+            rows, weights = _bag_table(field, bags[field], self.field_sizes, int(offsets[field]))
+            self.register_buffer(f"bag_rows_{field}", rows, persistent=False)
+            self.register_buffer(f"bag_weights_{field}", weights, persistent=False)
+
+    def forward(self, x_id_BF: Tensor) -> Tensor:
+        """Embed the fields: local ids (B, F), int32 or int64 -> (B, F, E)."""
+        if x_id_BF.ndim != 2 or x_id_BF.shape[1] != len(self.field_sizes):
+            raise ValueError(
+                f"x_id must have the shape (B, {len(self.field_sizes)}), got {tuple(x_id_BF.shape)}"
+            )
+        if not self.bag_fields:
+            return self._lookup(x_id_BF + self.field_offsets)
+
+        # One lookup for plain fields and bag members together: the dense gradient of the table
+        # is then written once.
+        plain = list(self.plain_fields)
+        rows = [x_id_BF[:, plain] + self.field_offsets[plain]]
+        weights = []
+        for field in self.bag_fields:
+            x_id_B = x_id_BF[:, field]
+            rows.append(self.get_buffer(f"bag_rows_{field}")[x_id_B])
+            weights.append(self.get_buffer(f"bag_weights_{field}")[x_id_B])
+        plain_BPE, *members = self._lookup(torch.cat(rows, dim=1)).split(
+            [part.shape[1] for part in rows], dim=1
+        )
+        columns = dict(zip(self.plain_fields, plain_BPE.unbind(dim=1), strict=True))
+        for field, member_BME, weight_BM in zip(self.bag_fields, members, weights, strict=True):
+            columns[field] = (member_BME * weight_BM.unsqueeze(-1)).sum(dim=1)
+        return torch.stack([columns[field] for field in range(len(columns))], dim=1)
+
+    def _lookup(self, row_BC: Tensor) -> Tensor:
+        """Rows of the table: (B, C) -> (B, C, E)."""
+        if self.weight.is_cuda:
+            return functional.embedding(row_BC, self.weight)
+        # On the CPU the gradient of `embedding` loops over rows: three times the time of
+        # `index_select`'s, whose gradient on a GPU would be summed in random order.
+        flat = self.weight.index_select(0, row_BC.reshape(-1))
+        return flat.view(*row_BC.shape, self.embedding_size)
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print(model)``."""
+        return f"rows={self.weight.shape[0]}, fields={len(self.field_sizes)}"
+
+
+def _bag_table(
+    field: int, bag: np.ndarray, field_sizes: Sequence[int], offset: int
+) -> tuple[Tensor, Tensor]:
+    """Table rows (combinations, M) of a bag field and their weights 1/count, 0 at padding."""
+    if not 0 <= field < len(field_sizes):
+        raise ValueError(f"bags must name fields in 0..{len(field_sizes) - 1}, got {field}")
+    bag = np.asarray(bag)
+    if bag.ndim != 2:
+        raise ValueError(
+            f"bag of field {field} must have the shape (combinations, M), got {bag.shape}"
+        )
+    real = bag >= 0
+    if not real.any(axis=1).all():
+        empty = int(np.flatnonzero(~real.any(axis=1))[0])
+        raise ValueError(
+            f"bag of field {field} must have a member in each row, row {empty} has none"
+        )
+    if bag.min() < -1 or bag.max() >= field_sizes[field]:
+        bad = bag.min() if bag.min() < -1 else bag.max()
+        raise ValueError(
+            f"bag of field {field} must hold ids in 0..{field_sizes[field] - 1} or -1, got {bad}"
+        )
+    rows = torch.from_numpy(np.where(real, bag, 0).astype(np.int64) + offset)
+    weights = torch.from_numpy(real / real.sum(axis=1, keepdims=True))
+    return rows, weights.to(torch.get_default_dtype())
