@@ -1,0 +1,148 @@
+"""Heads on the encoder: masked-token prediction and pooling.
+
+Letters: B batch, N text tokens, H hidden size, V vocabulary, S selected positions,
+T tokens that the softmax is limited to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clickprompt.parameters import PLMParameters
+from clickprompt.plm.encoder import PromptedEncoder
+from clickprompt.plm.families import family_of
+from clickprompt.plm.source import resolve_source
+
+POOLINGS = ("mean", "cls", "avg_first_last", "avg_top2")
+
+
+class MLMHead(nn.Module):
+    """Scores of the vocabulary at the selected positions (paper section 3.4).
+
+    ``logits = W LayerNorm(gelu(dense(h))) + bias``, W either the word embeddings themselves
+    (tied) or a trainable copy of its own.
+
+    NOTE[DIFF] The reference trains an untied decoder over all positions; here it is tied by
+    default and runs on the selected positions only.
+
+    Args:
+        encoder: whose hidden states the head reads and whose word embeddings it may share.
+        tied: share the word embeddings; else a copy of them, trained apart.
+        generator: draws the fresh dense layer's weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: PromptedEncoder,
+        tied: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        size, vocabulary = encoder.hidden_size, encoder.vocabulary_size
+        config = encoder.model.config
+        self.dense = nn.Linear(size, size)
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)  # type: ignore[union-attr, arg-type]
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        # A tuple keeps the table out of this module's own parameters: it belongs to the
+        # encoder, and is saved and optimised there.
+        self._table = (encoder.word_embeddings,)
+        self.decoder = (
+            None if tied else nn.Parameter(encoder.word_embeddings.weight.detach().clone())
+        )
+        nn.init.normal_(self.dense.weight, std=config.initializer_range, generator=generator)  # type: ignore[union-attr, arg-type]
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, hidden_SH: Tensor, tokens_T: Tensor | None = None) -> Tensor:
+        """Logits over the whole vocabulary, or over some of its tokens.
+
+        Args:
+            hidden_SH: hidden states at the selected positions.
+            tokens_T: token ids that the softmax is limited to; None: all.
+
+        Returns:
+            Logits (S, V), or (S, T) in the order of ``tokens_T``.
+        """
+        weight_VH = self._table[0].weight if self.decoder is None else self.decoder
+        bias_V: Tensor = self.bias
+        if tokens_T is not None:
+            weight_VH, bias_V = weight_VH[tokens_T], bias_V[tokens_T]
+        return functional.linear(
+            self.norm(functional.gelu(self.dense(hidden_SH))), weight_VH, bias_V
+        )
+
+
+def load_mlm_head(
+    plm: PLMParameters,
+    encoder: PromptedEncoder,
+    *,
+    tied: bool = True,
+    generator: torch.Generator | None = None,
+) -> MLMHead:
+    """The checkpoint's own masked-language head where it has one, else a fresh head.
+
+    Args:
+        plm: the parameters that ``encoder`` was loaded with.
+        encoder: the loaded encoder.
+        tied: share the word embeddings with the decoder.
+        generator: draws a fresh head's weights.
+    """
+    from safetensors import safe_open
+
+    head = MLMHead(encoder=encoder, tied=tied, generator=generator)
+    source = resolve_source(plm)
+    names = family_of(source.config().get("model_type")).head
+    own: dict[str, Tensor] = {}
+    for path in source.weight_files:
+        with safe_open(path, framework="pt") as weights:
+            known = set(weights.keys())
+            own |= {ours: weights.get_tensor(name) for ours, name in names.items() if name in known}
+    # A tied checkpoint stores its decoder once, as the word embeddings.
+    if set(own) >= set(names) - {"decoder"}:
+        if tied:
+            own.pop("decoder", None)
+        head.load_state_dict(own, strict=False)
+    return head
+
+
+def pool(hidden: Tensor | Sequence[Tensor], mask_BN: Tensor | None, pooling: str) -> Tensor:
+    """One vector a text (paper section 3.5, section 6 of docs/method.md).
+
+    Args:
+        hidden: the last layer's output (B, N, H), or the outputs of all layers.
+        mask_BN: bool, True at text tokens (special ones included); None: no padding.
+        pooling: ``mean`` over the text tokens of the last layer; ``cls``, its first token;
+            ``avg_first_last``, the mean of (h_1 + h_L) / 2; ``avg_top2``, that of
+            (h_{L-1} + h_L) / 2. The last two need the outputs of all layers.
+
+    Returns:
+        Pooled text (B, H).
+
+    Raises:
+        ValueError: unknown pooling, or layers that are missing.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+    layers = (hidden,) if isinstance(hidden, Tensor) else tuple(hidden)
+    if pooling == "cls":
+        return layers[-1][:, 0]
+    if pooling == "mean":
+        return _mean(layers[-1], mask_BN)
+    if isinstance(hidden, Tensor):
+        raise ValueError(f"pooling {pooling!r} must get the outputs of all layers, got the last")
+    other = 0 if pooling == "avg_first_last" else -2
+    if len(layers) < -other:
+        raise ValueError(f"pooling 'avg_top2' must get at least 2 layers, got {len(layers)}")
+    return _mean((layers[other] + layers[-1]) / 2, mask_BN)
+
+
+def _mean(hidden_BNH: Tensor, mask_BN: Tensor | None) -> Tensor:
+    if mask_BN is None:
+        return hidden_BNH.mean(dim=1)
+    weight_BN = mask_BN.to(hidden_BNH.dtype)
+    weight_BN = weight_BN / weight_BN.sum(dim=1, keepdim=True)
+    return torch.bmm(weight_BN[:, None, :], hidden_BNH)[:, 0]
