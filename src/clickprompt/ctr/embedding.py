@@ -45,6 +45,11 @@ class FeatureEmbedding(nn.Module):
             raise ValueError(f"field_sizes must all be at least 1, got {list(field_sizes)}")
         if embedding_size < 1:
             raise ValueError(f"embedding_size must be at least 1, got {embedding_size}")
+        unknown = sorted(set(bags or {}) - set(range(len(field_sizes))))
+        if unknown:
+            raise ValueError(
+                f"bags must name fields in 0..{len(field_sizes) - 1}, got {unknown[0]}"
+            )
         self.field_sizes = tuple(int(size) for size in field_sizes)
         self.embedding_size = embedding_size
         self.weight = nn.Parameter(torch.empty(sum(self.field_sizes), embedding_size))
@@ -58,9 +63,13 @@ class FeatureEmbedding(nn.Module):
         self.plain_fields = tuple(f for f in range(len(field_sizes)) if f not in self.bag_fields)
         for field in self.bag_fields:
             assert bags is not None
-            rows, weights = _bag_table(field, bags[field], self.field_sizes, int(offsets[field]))
-            self.register_buffer(f"bag_rows_{field}", rows, persistent=False)
-            self.register_buffer(f"bag_weights_{field}", weights, persistent=False)
+            bag = _check_bag(field, np.asarray(bags[field]), self.field_sizes)
+            real = bag >= 0
+            rows = np.where(real, bag, 0).astype(np.int64) + offsets[field]
+            self.register_buffer(f"bag_rows_{field}", torch.from_numpy(rows), persistent=False)
+            # 0 and 1 and not 1/count: exact in every precision that the model is cast to.
+            mask = torch.from_numpy(real).to(self.weight.dtype)
+            self.register_buffer(f"bag_mask_{field}", mask, persistent=False)
 
     def forward(self, x_id_BF: Tensor) -> Tensor:
         """Embed the fields: local ids (B, F), int32 or int64 -> (B, F, E)."""
@@ -75,25 +84,25 @@ class FeatureEmbedding(nn.Module):
         # is then written once.
         plain = list(self.plain_fields)
         rows = [x_id_BF[:, plain] + self.field_offsets[plain]]
-        weights = []
+        masks = []
         for field in self.bag_fields:
             x_id_B = x_id_BF[:, field]
             rows.append(self.get_buffer(f"bag_rows_{field}")[x_id_B])
-            weights.append(self.get_buffer(f"bag_weights_{field}")[x_id_B])
+            masks.append(self.get_buffer(f"bag_mask_{field}")[x_id_B].unsqueeze(-1))
         plain_BPE, *members = self._lookup(torch.cat(rows, dim=1)).split(
             [part.shape[1] for part in rows], dim=1
         )
         columns = dict(zip(self.plain_fields, plain_BPE.unbind(dim=1), strict=True))
-        for field, member_BME, weight_BM in zip(self.bag_fields, members, weights, strict=True):
-            columns[field] = (member_BME * weight_BM.unsqueeze(-1)).sum(dim=1)
+        for field, member_BME, mask_BM1 in zip(self.bag_fields, members, masks, strict=True):
+            columns[field] = (member_BME * mask_BM1).sum(dim=1) / mask_BM1.sum(dim=1)
         return torch.stack([columns[field] for field in range(len(columns))], dim=1)
 
     def _lookup(self, row_BC: Tensor) -> Tensor:
         """Rows of the table: (B, C) -> (B, C, E)."""
-        if self.weight.is_cuda:
+        if self.weight.device.type != "cpu":
             return functional.embedding(row_BC, self.weight)
-        # On the CPU the gradient of `embedding` loops over rows: three times the time of
-        # `index_select`'s, whose gradient on a GPU would be summed in random order.
+        # On the CPU the gradient of `embedding` loops over rows and takes three times as long as
+        # `index_select`'s; on a GPU the latter would be summed in random order.
         flat = self.weight.index_select(0, row_BC.reshape(-1))
         return flat.view(*row_BC.shape, self.embedding_size)
 
@@ -102,28 +111,20 @@ class FeatureEmbedding(nn.Module):
         return f"rows={self.weight.shape[0]}, fields={len(self.field_sizes)}"
 
 
-def _bag_table(
-    field: int, bag: np.ndarray, field_sizes: Sequence[int], offset: int
-) -> tuple[Tensor, Tensor]:
-    """Table rows (combinations, M) of a bag field and their weights 1/count, 0 at padding."""
-    if not 0 <= field < len(field_sizes):
-        raise ValueError(f"bags must name fields in 0..{len(field_sizes) - 1}, got {field}")
-    bag = np.asarray(bag)
-    if bag.ndim != 2:
+def _check_bag(field: int, bag: np.ndarray, field_sizes: Sequence[int]) -> np.ndarray:
+    """The bag as it is, if it fits its field."""
+    if bag.ndim != 2 or bag.size == 0:
         raise ValueError(
             f"bag of field {field} must have the shape (combinations, M), got {bag.shape}"
-        )
-    real = bag >= 0
-    if not real.any(axis=1).all():
-        empty = int(np.flatnonzero(~real.any(axis=1))[0])
-        raise ValueError(
-            f"bag of field {field} must have a member in each row, row {empty} has none"
         )
     if bag.min() < -1 or bag.max() >= field_sizes[field]:
         bad = bag.min() if bag.min() < -1 else bag.max()
         raise ValueError(
             f"bag of field {field} must hold ids in 0..{field_sizes[field] - 1} or -1, got {bad}"
         )
-    rows = torch.from_numpy(np.where(real, bag, 0).astype(np.int64) + offset)
-    weights = torch.from_numpy(real / real.sum(axis=1, keepdims=True))
-    return rows, weights.to(torch.get_default_dtype())
+    empty = np.flatnonzero((bag < 0).all(axis=1))
+    if len(empty):
+        raise ValueError(
+            f"bag of field {field} must have a member in each row, row {empty[0]} has none"
+        )
+    return bag

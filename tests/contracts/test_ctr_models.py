@@ -1,0 +1,171 @@
+"""What every registered CTR model must do; a new model is covered by being registered."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from clickprompt.ctr import REGISTRY, CTRModel, build_ctr
+from clickprompt.parameters import CTR_MODELS, CTRParameters
+
+FIELD_SIZES = (40, 6, 3, 25)
+BAGS = {1: np.array([[0, -1, -1], [1, 2, -1], [3, 4, 5], [5, -1, 1]])}
+ID_LIMITS = {"plain": FIELD_SIZES, "bag": (40, 4, 3, 25)}
+
+
+@pytest.fixture(params=["plain", "bag"])
+def fields(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=list(REGISTRY))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(name, fields) -> CTRModel:
+    return _build(name, fields, seed=0)
+
+
+@pytest.fixture(name="x_id_BF")
+def _ids(fields) -> torch.Tensor:
+    generator = np.random.default_rng(1)
+    columns = [generator.integers(0, limit, 64) for limit in ID_LIMITS[fields]]
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.int32))
+
+
+def _build(name: str, fields: str, seed: int) -> CTRModel:
+    ctr = CTRParameters(name=name, embedding_size=8, hidden_sizes=(32, 16))
+    generator = torch.Generator().manual_seed(seed)
+    bags = BAGS if fields == "bag" else None
+    return build_ctr(ctr, FIELD_SIZES, bags, generator=generator)
+
+
+def test_registry_is_the_list_of_the_parameters():
+    assert tuple(REGISTRY) == CTR_MODELS
+
+
+def test_constructors_are_flat_and_keyword_only(name):
+    parameters = list(inspect.signature(REGISTRY[name]).parameters.values())
+    assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
+    known = {"field_sizes", "bags", *CTRParameters.model_fields}
+    assert {parameter.name for parameter in parameters} <= known
+
+
+def test_shapes(model, x_id_BF):
+    assert model.representation(x_id_BF).shape == (64, model.representation_size)
+    assert model(x_id_BF).shape == (64,)
+
+
+def test_input_is_left_unchanged(model, x_id_BF):
+    before = x_id_BF.clone()
+    model(x_id_BF).sum().backward()
+    assert torch.equal(x_id_BF, before)
+
+
+def test_one_row_alone_gives_the_number_it_has_in_a_batch(model, x_id_BF):
+    model.double().eval()
+    alone = torch.cat([model(x_id_BF[row : row + 1]) for row in range(5)])
+    torch.testing.assert_close(alone, model(x_id_BF)[:5], rtol=1e-10, atol=1e-12)
+
+
+def test_batch_order_carries_over(model, x_id_BF):
+    model.double().eval()
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(model(x_id_BF[order]), model(x_id_BF)[order], rtol=1e-10, atol=1e-12)
+
+
+def test_a_changed_row_changes_only_itself(model, x_id_BF):
+    model.double().eval()
+    changed = x_id_BF.clone()
+    changed[7, 0] = (changed[7, 0] + 1) % FIELD_SIZES[0]
+    differs = (model.representation(changed) - model.representation(x_id_BF)).abs().amax(dim=1)
+    assert differs[7] > 1e-8
+    differs[7] = 0
+    assert differs.max() < 1e-12
+
+
+def test_every_parameter_gets_a_gradient(model, x_id_BF):
+    model(x_id_BF).square().sum().backward()
+    silent = [
+        name
+        for name, weight in model.named_parameters()
+        if weight.grad is None or not weight.grad.any()
+    ]
+    assert silent == []
+
+
+def test_the_prompts_can_train_all_but_the_head_and_shallow_terms(model, x_id_BF):
+    # In PA-MLM the loss reaches the model through the representation only.
+    model.representation(x_id_BF).square().sum().backward()
+    assert model.embedding.weight.grad.any()
+    assert all(weight.grad is None for weight in model.head.parameters())
+
+
+def test_state_round_trip(model, name, fields, x_id_BF):
+    other = _build(name, fields, seed=9)
+    assert not torch.equal(other(x_id_BF), model(x_id_BF))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x_id_BF), model(x_id_BF))
+
+
+def test_forward_is_logits_of_the_representation(model, x_id_BF):
+    model.eval()
+    composed = model.logits(model.representation(x_id_BF), x_id_BF)
+    assert torch.equal(model(x_id_BF), composed)
+
+
+def test_overfits_64_rows(model, x_id_BF):
+    x_id_BF[:, 0] = torch.arange(64) % FIELD_SIZES[0]
+    rows = torch.unique(x_id_BF, dim=0)
+    labels_B = torch.randint(0, 2, (len(rows),), generator=torch.Generator().manual_seed(3)).float()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss = binary_cross_entropy_with_logits(model(rows), labels_B)
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.01
+
+
+def test_initialisation_depends_on_its_generator_only(model, name, fields):
+    torch.manual_seed(123)
+    same = _build(name, fields, seed=0).state_dict()
+    other = _build(name, fields, seed=1).state_dict()
+    for key, weight in model.state_dict().items():
+        assert torch.equal(weight, same[key]), key
+    assert not torch.equal(model.embedding.weight, other["embedding.weight"])
+
+
+def test_initialisation_is_xavier_normal(name):
+    model = build_ctr(
+        CTRParameters(name=name), (2000, 3000), generator=torch.Generator().manual_seed(0)
+    )
+    assert model.embedding.weight.std().item() == pytest.approx((2 / (5000 + 32)) ** 0.5, rel=0.02)
+    for key, weight in model.named_parameters():
+        if key.endswith("bias"):
+            assert not weight.any(), key
+
+
+def test_a_fresh_head_leaves_the_rest_and_repeats_with_its_seed(model):
+    before = {key: weight.clone() for key, weight in model.state_dict().items()}
+    model.reset_head(torch.Generator().manual_seed(5))
+    changed = {key for key, weight in model.state_dict().items() if not weight.equal(before[key])}
+    assert changed == {"head.weight"}
+    first = model.head.weight.clone()
+    model.reset_head(torch.Generator().manual_seed(5))
+    assert torch.equal(model.head.weight, first)
+
+
+def test_dropout_acts_in_training_only(name):
+    ctr = CTRParameters(name=name, hidden_sizes=(32,), dropout=0.5)
+    model = build_ctr(ctr, FIELD_SIZES)
+    x_id_BF = torch.ones(8, 4, dtype=torch.long)
+    assert not torch.equal(model(x_id_BF), model(x_id_BF))
+    model.eval()
+    assert torch.equal(model(x_id_BF), model(x_id_BF))
