@@ -1,0 +1,93 @@
+"""Result tables for the terminal and for Markdown, from the evaluation report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from clickprompt.evaluation.report import BACKBONE, CONSTANT, Report
+
+MODEL_NAMES = {
+    CONSTANT: "Constant (train label rate)",
+    BACKBONE: "Backbone from scratch",
+    "clickprompt_without_plm": "ClickPrompt without PLM",
+    "clickprompt_with_plm": "ClickPrompt with PLM",
+}
+TEXT_COLUMNS = ("Model", "CTR", "PLM")
+
+
+def table_rows(report: Report) -> list[dict[str, str]]:
+    """The test results as texts: one row per model, heading -> text.
+
+    With several seeds a metric is its mean ± sample deviation over them. A gain is the relative
+    improvement over the backbone of the same CTR model and seed, positive being better.
+    """
+    several_seeds = any(line["seeds"] > 1 for line in report["summary"])
+    table = []
+    for line in report["summary"]:
+        texts = {
+            "Model": MODEL_NAMES.get(line["model"], line["model"]),
+            "CTR": line["ctr"] or "–",
+            "PLM": line["plm"] or "–",
+        }
+        if several_seeds:
+            texts["Seeds"] = "–" if line["model"] == CONSTANT else str(line["seeds"])
+        texts |= {
+            "AUC": _value(line, "auc"),
+            "AUC gain": _gain(line["auc_improvement"]),
+            "LogLoss": _value(line, "log_loss"),
+            "LogLoss gain": _gain(line["log_loss_improvement"]),
+        }
+        table.append(texts)
+    return table
+
+
+def results_table(report: Report) -> Table:
+    """The table that a run ends with, for ``rich.print``; the best of each metric is bold."""
+    lines, rows = report["summary"], table_rows(report)
+    best = {"AUC": _best(lines, "auc", max), "LogLoss": _best(lines, "log_loss", min)}
+    table = Table(
+        title=f"Test split, {lines[0]['rows']:,} rows",
+        caption="gain: relative improvement over the backbone; AUC: higher is better, "
+        "LogLoss: lower is better",
+    )
+    for heading in rows[0]:
+        justify: Any = "left" if heading in TEXT_COLUMNS else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading != "PLM")
+    for number, row in enumerate(rows):
+        table.add_row(
+            *(
+                f"[bold]{escape(text)}[/bold]" if best.get(heading) == number else escape(text)
+                for heading, text in row.items()
+            )
+        )
+    return table
+
+
+def results_markdown(report: Report) -> str:
+    """The same table in Markdown."""
+    rows = table_rows(report)
+    headings = list(rows[0])
+    rule = ["---" if heading in TEXT_COLUMNS else "---:" for heading in headings]
+    lines = [headings, rule, *(list(row.values()) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _best(lines: list[dict[str, Any]], metric: str, pick: Any) -> int | None:
+    """Number of the line with the best mean."""
+    known = [number for number, line in enumerate(lines) if line[metric] is not None]
+    return pick(known, key=lambda number: lines[number][metric]) if known else None
+
+
+def _value(line: dict[str, Any], metric: str) -> str:
+    if line[metric] is None:
+        return "undefined"
+    deviation = line[f"{metric}_deviation"]
+    spread = "" if deviation is None or line["model"] == CONSTANT else f" ± {deviation:.4f}"
+    return f"{line[metric]:.4f}{spread}"
+
+
+def _gain(improvement: float | None) -> str:
+    return "–" if improvement is None else f"{100 * improvement:+.2f} %"
