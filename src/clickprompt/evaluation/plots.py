@@ -6,6 +6,7 @@ Kedro-Viz, in MLflow and as pictures.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ def plot_calibration(report: Report) -> go.Figure:
 
     With several seeds the first one is drawn.
     """
-    figure = _figure("Calibration on the test split", width=760, height=640)
+    figure = _figure("Calibration on the test split", width=940, height=640)
     _add_diagonal(figure, "perfect calibration")
     style = _Style(report)
     for row in _first_seeds(report["calibration"]):
@@ -65,7 +66,7 @@ def plot_calibration(report: Report) -> go.Figure:
 
 def plot_roc(report: Report) -> go.Figure:
     """True against false positive rate; the legend has the AUC. The first of several seeds."""
-    figure = _figure("ROC curve on the test split", width=760, height=640)
+    figure = _figure("ROC curve on the test split", width=940, height=640)
     _add_diagonal(figure, "chance (AUC 0.5)")
     style = _Style(report)
     aucs = {(_key(row), row["seed"]): row["auc"] for row in report["results"]}
@@ -111,9 +112,10 @@ def plot_long_tail(report: Report) -> go.Figure:
             figure.add_bar(
                 x=labels,
                 y=[start if value is None else value for value in row],
-                text=["undefined" if value is None else f"{value:.3f}" for value in row],
+                text=[_bar_text(value, len(means)) for value in row],
+                hovertemplate="%{x}: %{y:.4f}",
                 textposition="outside",
-                textangle=-90 if len(means) > 5 else 0,
+                textangle=0,
                 cliponaxis=False,
                 marker_color=style.colour(key),
                 marker_pattern_shape=style.pattern(key),
@@ -209,21 +211,24 @@ def plot_training_curves(
             f"got {unknown[0]!r}"
         )
     figure = _panels(title, [], height=130 + 290 * len(panels), rows=len(panels))
-    colours = list(dict.fromkeys(name for names in panels.values() for name in names))
     palette = ("#0072B2", "#D55E00", *OTHER_COLOURS)
     for position, (heading, names) in enumerate(panels.items(), start=1):
-        for name in names:
+        legend = "legend" if position == 1 else f"legend{position}"
+        for name, colour in zip(names, itertools.cycle(palette), strict=False):
             entries = [entry for entry in history if entry.get(name) is not None]
             figure.add_scatter(
                 x=[entry["epoch"] for entry in entries],
                 y=[entry[name] for entry in entries],
                 mode="lines+markers",
-                line={"color": palette[colours.index(name) % len(palette)]},
+                line={"color": colour},
                 name=name.replace("_", " "),
+                legend=legend,
                 row=position,
                 col=1,
             )
         figure.update_yaxes(title=heading, row=position, col=1)
+        axis = next(figure.select_yaxes(row=position, col=1))
+        figure.update_layout({legend: {"x": 1.02, "y": axis.domain[1], "yanchor": "top"}})
     figure.update_xaxes(dtick=max(1, len(history) // 12))
     figure.update_xaxes(title="epoch", row=len(panels), col=1)
     return figure
@@ -273,6 +278,13 @@ def _first_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(first.values())
 
 
+def _bar_text(value: float | None, bars: int) -> str:
+    """Label of one of so many bars side by side; there is room for five."""
+    if value is None:
+        return "undefined" if bars <= 5 else "?"
+    return f"{value:.3f}" if bars <= 5 else ""
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
@@ -290,7 +302,7 @@ def _panels(title: str, titles: list[str], height: int, rows: int = 2) -> go.Fig
         subplot_titles=titles or None,
         vertical_spacing=0.24 / rows**1.5,
     )
-    return _lay_out(figure, title, 900, height)
+    return _lay_out(figure, title, 1100, height)
 
 
 def _lay_out(figure: go.Figure, title: str, width: int, height: int) -> go.Figure:
@@ -301,7 +313,7 @@ def _lay_out(figure: go.Figure, title: str, width: int, height: int) -> go.Figur
         width=width,
         height=height,
         margin={"l": 80, "r": 30, "t": 90, "b": 80},
-        legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0},
+        legend={"x": 1.02, "y": 1, "yanchor": "top"},
     )
     axis = {"showline": True, "linecolor": "#888888", "ticks": "outside"}
     figure.update_xaxes(**axis)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from clickprompt.evaluation.report import BACKBONE, CONSTANT, Report
 
 MODEL_NAMES = {
-    CONSTANT: "Constant (train label rate)",
+    CONSTANT: "Constant (train rate)",
     BACKBONE: "Backbone from scratch",
     "clickprompt_without_plm": "ClickPrompt without PLM",
     "clickprompt_with_plm": "ClickPrompt with PLM",
@@ -45,22 +46,39 @@ def table_rows(report: Report) -> list[dict[str, str]]:
 
 
 def results_table(report: Report) -> Table:
-    """The table that a run ends with, for ``rich.print``; the best of each metric is bold."""
+    """The table that a run ends with, for ``rich.print``; the best of each metric is bold.
+
+    A CTR model or PLM that all models share stands in the title and not in a column.
+    """
     lines, rows = report["summary"], table_rows(report)
     best = {"AUC": _best(lines, "auc", max), "LogLoss": _best(lines, "log_loss", min)}
+    shared = {
+        heading: next(iter(values))
+        for heading in ("CTR", "PLM")
+        if len(values := {row[heading] for row in rows} - {"–"}) == 1
+    }
+    subject = [f"{heading} {name}" for heading, name in shared.items()]
     table = Table(
-        title=f"Test split, {lines[0]['rows']:,} rows",
-        caption="gain: relative improvement over the backbone; AUC: higher is better, "
-        "LogLoss: lower is better",
+        title=escape(", ".join([f"Test split, {lines[0]['rows']:,} rows", *subject])),
+        caption="gain: relative improvement over the backbone\n"
+        "AUC: higher is better; LogLoss: lower is better",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    for heading in rows[0]:
-        justify: Any = "left" if heading in TEXT_COLUMNS else "right"
-        table.add_column(heading, justify=justify, no_wrap=heading != "PLM")
+    headings = [heading for heading in rows[0] if heading not in shared]
+    for heading in headings:
+        if heading in TEXT_COLUMNS:
+            table.add_column(heading, overflow="fold")
+        else:
+            # In a narrow terminal names may wrap, but no digit may be lost.
+            width = max(len(row[heading]) for row in rows)
+            table.add_column(heading.replace(" ", "\n"), justify="right", min_width=width)
     for number, row in enumerate(rows):
+        texts = {heading: escape(row[heading]) for heading in headings}
         table.add_row(
             *(
-                f"[bold]{escape(text)}[/bold]" if best.get(heading) == number else escape(text)
-                for heading, text in row.items()
+                f"[bold]{text}[/bold]" if best.get(heading) == number else text
+                for heading, text in texts.items()
             )
         )
     return table
