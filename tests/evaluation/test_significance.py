@@ -98,7 +98,7 @@ def test_bootstrap_interval_is_the_normal_one_for_many_rows():
     assert result.difference - result.low == pytest.approx(half, rel=0.1)
 
 
-def test_bootstrap_repeats_with_its_seed_and_does_not_depend_on_chunks():
+def test_bootstrap_repeats_with_its_seed():
     labels, first, second = _models(50, (0.5, 1.0))
     one = significance.bootstrap_log_loss_test(labels, first, second, seed=3)
     assert one == significance.bootstrap_log_loss_test(labels, first, second, seed=3)
