@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clickprompt.plm.dropout import dropout as quick_dropout
+
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, float], Tensor]
 
 ATTENTION_PREFIX = "clickprompt_"
@@ -69,10 +71,10 @@ def matmul_kernel(
     """Attention by two batched matrix products; arguments and result as `sdpa_kernel`."""
     scores_BAQM = torch.matmul(query_BAQd * scaling, key_BAMd.transpose(2, 3))
     if visible_B1QM is not None:
-        scores_BAQM = scores_BAQM.masked_fill(~visible_B1QM, float("-inf"))
-    weights_BAQM = functional.dropout(
-        torch.softmax(scores_BAQM, dim=-1), dropout, training=dropout > 0
-    )
+        # Added, not filled in: an addition has nothing to do in the backward pass.
+        bias_B1QM = torch.zeros_like(visible_B1QM, dtype=scores_BAQM.dtype)
+        scores_BAQM += bias_B1QM.masked_fill_(~visible_B1QM, float("-inf"))
+    weights_BAQM = quick_dropout(torch.softmax(scores_BAQM, dim=-1), dropout)
     return torch.matmul(weights_BAQM, value_BAMd)
 
 

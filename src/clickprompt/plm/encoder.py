@@ -18,6 +18,7 @@ from clickprompt.plm.attention import (
     prompted_attention,
     register_attention,
 )
+from clickprompt.plm.dropout import use_quick_dropout
 from clickprompt.plm.families import Family, columns_in_rows, family_of
 from clickprompt.plm.source import PLMSource, quiet_transformers, resolve_source
 
@@ -253,6 +254,7 @@ def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEnc
             f"plm.source must hold all weights of its encoder, got {source.folder} without "
             f"{missing[0]} ({len(missing)} missing)"
         )
+    use_quick_dropout(model)
     return PromptedEncoder(
         model=model.train(),
         family=family,
