@@ -230,6 +230,9 @@ class PretrainParameters(StageParameters):
     """PA-MLM pretraining (method section 5)."""
 
     masking: MaskingParameters = MaskingParameters()
+    validation_rows: int | None = Field(
+        4096, ge=1, description="valid rows measured after each epoch (three times); null: all"
+    )
 
 
 class FinetuneWithPLMParameters(StageParameters):

@@ -1,0 +1,147 @@
+"""ClickPrompt (WWW 2024), section 3: pretraining and click prediction.
+
+Letters: B batch, F fields, D representation, N text tokens, H hidden, S selected tokens,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from clickprompt.ctr import CTRModel
+from clickprompt.plm import MLMHead, PromptedEncoder, pool
+from clickprompt.prompts import PromptGenerator
+
+Pooling = Literal["mean", "cls", "avg_first_last", "avg_top2"]
+Fusion = Literal["alpha", "sum"]
+
+
+class CTRForClicks(nn.Module):
+    """A CTR model alone: the backbone, and ClickPrompt finetuned without the PLM (section 3.4).
+
+    Both have this class, so architecture, parameter count and serving cost are equal by
+    construction.
+    """
+
+    def __init__(self, *, ctr: CTRModel) -> None:
+        super().__init__()
+        self.ctr = ctr
+
+    def forward(self, x_id_BF: Tensor) -> Tensor:
+        """Logits (B,) in float32 from local ids (B, F)."""
+        return self.ctr(x_id_BF).float()
+
+
+class ClickPromptForPretraining(nn.Module):
+    """Prompt-augmented masked language modelling (section 3.3).
+
+    The uncorrupted IDs give the representation, the representation gives each layer's
+    prompts, and the PLM restores the masked tokens with their help.
+    """
+
+    def __init__(
+        self,
+        *,
+        ctr: CTRModel,
+        generator: PromptGenerator,
+        encoder: PromptedEncoder,
+        mlm_head: MLMHead,
+    ) -> None:
+        super().__init__()
+        self.ctr = ctr
+        self.generator = generator
+        self.encoder = encoder
+        self.mlm_head = mlm_head
+
+    def forward(
+        self,
+        x_id_BF: Tensor,
+        token_ids_BN: Tensor,
+        mask_BN: Tensor | None,
+        rows_S: Tensor,
+        columns_S: Tensor,
+        vocabulary_V: Tensor | None = None,
+        *,
+        prompts: Literal["on", "off", "shuffled"] = "on",
+    ) -> Tensor:
+        """Logits of the selected tokens.
+
+        Args:
+            x_id_BF: local ids (B, F), never corrupted.
+            token_ids_BN: corrupted token ids (B, N).
+            mask_BN: True on text, False on padding; None when nothing is padded.
+            rows_S: batch row of each selected token (S,).
+            columns_S: text position of each selected token (S,).
+            vocabulary_V: token ids that the softmax runs over; None: the whole vocabulary.
+            prompts: ``off`` leaves them out, ``shuffled`` gives each row its neighbour's; both
+                only measure what the prompts contribute.
+
+        Returns:
+            (S, V), column v belonging to ``vocabulary_V[v]``.
+        """
+        key_BLAKd = value_BLAKd = None
+        if prompts != "off":
+            representation_BD = self.ctr.representation(x_id_BF)
+            if prompts == "shuffled":
+                representation_BD = representation_BD.roll(1, dims=0)
+            key_BLAKd, value_BLAKd = self.generator(representation_BD)
+        hidden_SH = self.encoder(
+            token_ids_BN, mask_BN, key_BLAKd, value_BLAKd, last_layer_at=(rows_S, columns_S)
+        )
+        return self.mlm_head(hidden_SH, vocabulary_V)
+
+
+class ClickPromptForClicks(nn.Module):
+    """Click prediction with the CTR model and the PLM together (section 3.4).
+
+    ``alpha``: logit = alpha * z_ctr + (1 - alpha) * z_plm with a learnt scalar alpha.
+    ``sum``: logit = z_ctr + z_plm, as the authors' code.
+
+    NOTE[DIFF]: the authors' code runs the CTR model twice a step; here its representation
+    is computed once and serves the prompts and the CTR logit.
+    """
+
+    def __init__(
+        self,
+        *,
+        ctr: CTRModel,
+        generator: PromptGenerator,
+        encoder: PromptedEncoder,
+        pooling: Pooling = "mean",
+        fusion: Fusion = "alpha",
+        alpha: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.ctr = ctr
+        self.generator = generator
+        self.encoder = encoder
+        width = encoder.hidden_size
+        self.click_head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        self.pooling: Pooling = pooling
+        self.alpha = nn.Parameter(torch.tensor(alpha)) if fusion == "alpha" else None
+
+    def initialise_head(self, generator: torch.Generator) -> None:
+        """Fresh PLM head: Xavier-normal weights from ``generator``, zero biases."""
+        for layer in self.click_head:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x_id_BF: Tensor, token_ids_BN: Tensor, mask_BN: Tensor | None) -> Tensor:
+        """Logits (B,) in float32 from local ids (B, F) and text (B, N)."""
+        representation_BD = self.ctr.representation(x_id_BF)
+        key_BLAKd, value_BLAKd = self.generator(representation_BD)
+        hidden = self.encoder(
+            token_ids_BN, mask_BN, key_BLAKd, value_BLAKd, all_layers=self.pooling.startswith("avg")
+        )
+        pooled_BH = pool(hidden, mask_BN, self.pooling)
+        z_ctr_B = self.ctr.logits(representation_BD, x_id_BF).float()
+        # The last products in float32: a bf16 logit has three digits and ties many rows.
+        with torch.autocast(pooled_BH.device.type, enabled=False):
+            z_plm_B = self.click_head(pooled_BH.to(self.click_head[0].weight.dtype)).squeeze(-1)
+        if self.alpha is None:
+            return z_ctr_B + z_plm_B
+        return self.alpha * z_ctr_B + (1 - self.alpha) * z_plm_B

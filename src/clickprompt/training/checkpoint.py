@@ -1,0 +1,111 @@
+"""A stage's position between two optimiser steps, so that a killed run continues.
+
+A checkpoint is a folder: ``model.safetensors``, ``optimizer.safetensors`` and
+``progress.json``. There is no state of random generators in it: batch order, masks and
+dropout each follow from (seed, epoch, step), so the position alone restores them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from clickprompt.training.files import (
+    check_folder,
+    load_tensors,
+    recover_folder,
+    save_tensors,
+    write_folder,
+)
+from clickprompt.training.optimizer import load_optimizer_tensors, optimizer_tensors
+
+
+class Progress(BaseModel):
+    """How far a stage has come.
+
+    Attributes:
+        epoch: epoch of the next step, from 0.
+        step: next step inside the epoch.
+        loss_sum: training loss of this epoch so far, summed over its items.
+        count: items (rows, or masked tokens) behind ``loss_sum``.
+        seconds: computing time so far, over all interrupted parts.
+        history: one entry a finished epoch.
+        best_epoch: epoch with the best valid criterion, or None.
+        finished: no step is left.
+    """
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    count: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = []
+    best_epoch: int | None = None
+    finished: bool = False
+
+
+class Checkpoints:
+    """The last checkpoint and the best weights of one stage.
+
+    Args:
+        folder: the stage's own folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._last = folder / "checkpoint"
+        self._best = folder / "best"
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Replace the last checkpoint in one step.
+
+        Raises:
+            OSError: it could not be written; the one before is unchanged.
+        """
+
+        def write(folder: Path) -> None:
+            save_tensors(folder / "model.safetensors", model.state_dict())
+            save_tensors(folder / "optimizer.safetensors", optimizer_tensors(optimizer))
+            (folder / "progress.json").write_text(progress.model_dump_json(), encoding="utf-8")
+
+        write_folder(self._last, write)
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Put the last checkpoint into model and optimiser; None when there is none.
+
+        Raises:
+            DamagedFolderError: it is damaged; the message names the file and the remedy.
+        """
+        if not recover_folder(self._last):
+            return None
+        check_folder(self._last)
+        model.load_state_dict(load_tensors(self._last / "model.safetensors"))
+        load_optimizer_tensors(optimizer, load_tensors(self._last / "optimizer.safetensors"))
+        text = (self._last / "progress.json").read_text(encoding="utf-8")
+        return Progress.model_validate(json.loads(text))
+
+    def save_best(self, model: nn.Module) -> None:
+        """Keep these weights as the best so far."""
+
+        def write(folder: Path) -> None:
+            save_tensors(folder / "model.safetensors", model.state_dict())
+
+        write_folder(self._best, write)
+
+    def load_best(self, model: nn.Module) -> None:
+        """Put the best weights back into the model."""
+        recover_folder(self._best)
+        check_folder(self._best)
+        model.load_state_dict(load_tensors(self._best / "model.safetensors"))
+
+    def remove(self) -> None:
+        """Delete both, after the stage's result was saved."""
+        for folder in (self._last, self._best):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,230 @@
+"""The one training loop: steps, epochs, checkpoints, early stopping.
+
+Processes (if there is more than one) each compute their part of a step's rows; the loss
+is divided by the count of the whole step over all processes and parts, so that neither
+accumulation nor the number of processes changes what is learnt.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from clickprompt.parameters import StageParameters, TrainingParameters
+from clickprompt.training.checkpoint import Checkpoints, Progress
+from clickprompt.training.machine import Machine
+from clickprompt.training.objectives import Objective
+from clickprompt.training.optimizer import build_optimizer, rate_factor, set_rates
+from clickprompt.training.progress import StageProgress
+
+logger = logging.getLogger(__name__)
+
+
+class DivergedError(ValueError):
+    """The training loss is not a number any more."""
+
+
+def fit(
+    *,
+    name: str,
+    model: nn.Module,
+    objective: Objective,
+    stage: StageParameters,
+    training: TrainingParameters,
+    machine: Machine,
+    seed: int,
+    folder: Path,
+) -> Progress:
+    """Train ``model`` in place; continue from a checkpoint in ``folder`` if there is one.
+
+    Args:
+        name: of the stage, for messages.
+        model: freshly initialised; ends with the best epoch's weights (the last epoch's where
+            the objective has no criterion).
+        objective: batches, loss, metrics.
+        stage: epochs, rates, schedule, patience.
+        training: checkpoint interval.
+        machine: device and precision.
+        seed: of dropout; the objective has its own.
+        folder: of this stage and digest; checkpoints are kept in it.
+
+    Returns:
+        The final position with the history of all epochs.
+
+    Raises:
+        DamagedFolderError: the checkpoint is damaged.
+        DivergedError: the loss became infinite or not a number.
+        OSError: a checkpoint could not be written; the last one is unchanged.
+    """
+    accelerator = Accelerator(cpu=machine.device.type == "cpu")
+    optimizer = build_optimizer(model.to(machine.device), stage)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    checkpoints = Checkpoints(folder)
+    progress = checkpoints.load(model, optimizer) or Progress()
+    if progress.epoch or progress.step:
+        logger.info(
+            "%s continues at epoch %d, step %d", name, progress.epoch + 1, progress.step + 1
+        )
+    parallel = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+
+    steps = len(objective.batches(0))
+    total = steps * stage.epochs
+    done = progress.epoch * steps + progress.step
+    last_save = clock = time.monotonic()
+    bar = StageProgress(name, total=total, done=done)
+    with bar:
+        while not progress.finished:
+            batches = objective.batches(progress.epoch)
+            parallel.train()
+            running = torch.zeros((), dtype=torch.float64, device=machine.device)
+            running += progress.loss_sum
+            for step in range(progress.step, len(batches)):
+                factor = rate_factor(progress.epoch * steps + step, total=total, stage=stage)
+                set_rates(optimizer, rates, factor)
+                loss_sum, count = _step(
+                    accelerator, parallel, trained, optimizer, objective, stage,
+                    rows=batches[step], position=(progress.epoch, step), seed=seed,
+                )  # fmt: skip
+                running += loss_sum
+                progress.count += count
+                progress.step = step + 1
+                if (step + 1) % 10 == 0 or step + 1 == len(batches):
+                    progress.loss_sum = _finite(running, name, progress)
+                mean = progress.loss_sum / max(progress.count, 1)
+                bar.advance(len(batches[step]), f"epoch {progress.epoch + 1} loss {mean:.4f}")
+                if time.monotonic() - last_save >= training.checkpoint_minutes * 60:
+                    progress.loss_sum = _finite(running, name, progress)
+                    clock = _count_seconds(progress, clock)
+                    _save(accelerator, checkpoints, model, optimizer, progress)
+                    last_save = time.monotonic()
+            better = _end_epoch(objective, model, progress, stage)
+            if better and objective.criterion and accelerator.is_main_process:
+                checkpoints.save_best(model)
+            clock = _count_seconds(progress, clock)
+            progress.history[-1]["seconds"] = round(progress.seconds, 3)
+            logger.info("%s", _epoch_line(name, progress, stage))
+            _save(accelerator, checkpoints, model, optimizer, progress)
+            last_save = time.monotonic()
+    if objective.criterion and progress.best_epoch is not None:
+        checkpoints.load_best(model)
+    accelerator.free_memory()
+    return progress
+
+
+def _step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    trained: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    stage: StageParameters,
+    *,
+    rows: np.ndarray,
+    position: tuple[int, int],
+    seed: int,
+) -> tuple[torch.Tensor, int]:
+    """One optimiser step; returns the loss sum (a tensor, not waited for) and the count."""
+    epoch, step = position
+    batch = objective.prepare(rows, epoch, step)
+    count = objective.count(batch)
+    processes = accelerator.num_processes
+    parts = processes * stage.accumulate
+    loss_sum = torch.zeros((), device=accelerator.device)
+    for number in range(stage.accumulate):
+        part = batch.part(accelerator.process_index * stage.accumulate + number, parts)
+        # Dropout follows from the position, so a continued run draws the same.
+        torch.manual_seed(_mix(seed, epoch, step, accelerator.process_index, number))
+        last = number == stage.accumulate - 1
+        if processes > 1 and not last:
+            with accelerator.no_sync(model):
+                loss = objective.loss_sum(model, part)
+                accelerator.backward(loss * (processes / count))
+        else:
+            loss = objective.loss_sum(model, part)
+            accelerator.backward(loss * (processes / count))
+        loss_sum += loss.detach()
+    if processes > 1:
+        loss_sum = accelerator.reduce(loss_sum, reduction="sum")
+    if stage.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(trained, stage.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss_sum, count
+
+
+def _end_epoch(
+    objective: Objective, model: nn.Module, progress: Progress, stage: StageParameters
+) -> bool:
+    """Validate, write the history, decide about going on; whether this epoch is the best."""
+    metrics = objective.validate(model)
+    entry = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / max(progress.count, 1)}
+    progress.history.append(entry | metrics)
+    better = True
+    if objective.criterion:
+        scores = [entry[objective.criterion] for entry in progress.history]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        better = best == len(scores) - 1
+        progress.best_epoch = best + 1
+        progress.finished = len(scores) - 1 - best >= stage.patience
+    else:
+        progress.best_epoch = progress.epoch + 1
+    progress.epoch += 1
+    progress.step = progress.count = 0
+    progress.loss_sum = 0.0
+    progress.finished = progress.finished or progress.epoch == stage.epochs
+    return better
+
+
+def _save(
+    accelerator: Accelerator,
+    checkpoints: Checkpoints,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
+    """One process writes."""
+    if accelerator.is_main_process:
+        checkpoints.save(model, optimizer, progress)
+    accelerator.wait_for_everyone()
+
+
+def _count_seconds(progress: Progress, since: float) -> float:
+    now = time.monotonic()
+    progress.seconds += now - since
+    return now
+
+
+def _finite(running: torch.Tensor, name: str, progress: Progress) -> float:
+    value = float(running)
+    if not torch.isfinite(running):
+        raise DivergedError(
+            f"the training loss of {name} must be finite, got {value} in epoch "
+            f"{progress.epoch + 1} before step {progress.step + 1}; lower the learning rates"
+        )
+    return value
+
+
+def _mix(seed: int, *position: int) -> int:
+    """A seed for torch's generator from the position (splitmix64 over its parts)."""
+    state = seed & (2**64 - 1)
+    for part in position:
+        state = (state + 0x9E3779B97F4A7C15 + part) & (2**64 - 1)
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+def _epoch_line(name: str, progress: Progress, stage: StageParameters) -> str:
+    entry = progress.history[-1]
+    shown = ", ".join(
+        f"{key} {value:.4f}" for key, value in entry.items() if key not in ("epoch", "seconds")
+    )
+    return f"{name} epoch {entry['epoch']} of {stage.epochs}: {shown}"

@@ -1,0 +1,67 @@
+"""Which device and number format a stage computes with."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from clickprompt.parameters import TrainingParameters
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device and the precision of its matrix products."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bf16 for matrix products where the machine has it; weights stay float32."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+
+def choose_machine(training: TrainingParameters) -> Machine:
+    """Resolve ``auto`` and set the number of CPU threads.
+
+    Raises:
+        ValueError: the device does not exist here, or bf16 was asked for and is not native.
+    """
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
+    if training.device == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    else:
+        name = training.device
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"training.device must be a device of this machine, got {name!r} ({reason})"
+        ) from None
+    native = has_bf16(device)
+    if training.precision == "bf16" and not native:
+        raise ValueError(
+            f"training.precision 'bf16' needs a device that computes it natively, got {device}"
+        )
+    precision = training.precision
+    if precision == "auto":
+        precision = "bf16" if native else "float32"
+    return Machine(device=device, precision=precision)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run in hardware (emulated ones are slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(
+            torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and torch.cpu._is_avx512_bf16_supported()
+        )
+    return False

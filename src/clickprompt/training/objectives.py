@@ -1,0 +1,373 @@
+"""What a stage minimises and how it is judged: clicks, or masked tokens.
+
+An objective turns row numbers into a ``Batch``, a part of a batch into (loss sum, count),
+and the valid split into metrics. It knows nothing of optimiser, files or progress.
+
+Letters: B batch, F fields, N text tokens, S selected tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clickprompt.evaluation.metrics import auc, log_loss
+from clickprompt.modality import (
+    ModelInput,
+    TextBatcher,
+    batch_order,
+    mask_tokens,
+    shuffled_batches,
+)
+from clickprompt.parameters import MaskingParameters
+from clickprompt.training.machine import Machine
+
+Split = Literal["train", "valid", "test"]
+
+# Texts are padded to a multiple of this many tokens: few distinct shapes keep the
+# allocator's memory bounded, at under 3 % of padding.
+TOKEN_MULTIPLE = 2
+
+# Masks of the valid split follow from a position that training never has.
+VALIDATION_EPOCH = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Arrays of one optimiser step, or of a part of it.
+
+    Attributes:
+        x_id_BF: local ids.
+        label_B: 0 or 1.
+        token_ids_BN: text, masked where PA-MLM selected; None without a PLM.
+        length_B: tokens of each row, padding not counted; None without a PLM.
+        row_S: batch row of each selected token; None outside PA-MLM.
+        column_S: its position.
+        target_S: column of the right token in the softmax.
+    """
+
+    x_id_BF: np.ndarray
+    label_B: np.ndarray
+    token_ids_BN: np.ndarray | None = None
+    length_B: np.ndarray | None = None
+    row_S: np.ndarray | None = None
+    column_S: np.ndarray | None = None
+    target_S: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+    def part(self, number: int, parts: int) -> Batch:
+        """Rows of part ``number`` of ``parts`` nearly equal ones, selected tokens included."""
+        edges = np.linspace(0, len(self), parts + 1).round().astype(int)
+        start, stop = int(edges[number]), int(edges[number + 1])
+        if parts == 1:
+            return self
+        chosen: dict[str, Any] = {
+            name: None if array is None else array[start:stop]
+            for name, array in vars(self).items()
+            if not name.endswith("_S")
+        }
+        if self.row_S is not None and self.column_S is not None and self.target_S is not None:
+            inside_S = (self.row_S >= start) & (self.row_S < stop)
+            chosen["row_S"] = self.row_S[inside_S] - start
+            chosen["column_S"] = self.column_S[inside_S]
+            chosen["target_S"] = self.target_S[inside_S]
+        return Batch(**chosen)
+
+
+class Objective(Protocol):
+    """What the training loop asks of an objective."""
+
+    criterion: str | None
+    """Valid metric whose largest value is the best epoch; None keeps the last epoch."""
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Train rows of each step of an epoch."""
+
+    def prepare(self, rows: np.ndarray, epoch: int, step: int) -> Batch:
+        """Arrays of one step, the same on every process and for every accumulation."""
+
+    def count(self, batch: Batch) -> int:
+        """Items that the loss is a mean over."""
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Sum of the loss over the items of a batch."""
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics on the valid split."""
+
+
+class ClickObjective:
+    """Binary cross entropy of the click, with or without the PLM (method sections 6 and 7).
+
+    Args:
+        model_input: both views of the samples.
+        machine: device and precision.
+        batch_size: rows per step.
+        evaluation_batch_size: rows per step without gradients.
+        seed: of the batch order.
+        text: whether the model reads the text view.
+    """
+
+    criterion: str | None = "valid_auc"
+
+    def __init__(
+        self,
+        *,
+        model_input: ModelInput,
+        machine: Machine,
+        batch_size: int,
+        evaluation_batch_size: int,
+        seed: int,
+        text: bool,
+    ) -> None:
+        self._input = model_input
+        self._machine = machine
+        self._batch_size = batch_size
+        self._evaluation_batch_size = evaluation_batch_size
+        self._seed = seed
+        self._text = TextBatcher(model_input) if text else None
+        self._lengths = model_input.text_lengths() if text else None
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Shuffled train rows; with text, rows of similar length together."""
+        train = self._input.rows("train")
+        if self._lengths is None:
+            rows = np.arange(train.start, train.stop)
+            return shuffled_batches(rows, self._batch_size, self._seed, epoch)
+        order = batch_order(self._lengths[train], self._batch_size, self._seed, epoch)
+        return [train.start + rows for rows in order]
+
+    def prepare(self, rows: np.ndarray, epoch: int = 0, step: int = 0) -> Batch:
+        """Ids, labels and, with a PLM, the unmasked text of these rows."""
+        ids, label_B = self._input.ids[rows], self._input.labels[rows]
+        if self._text is None:
+            return Batch(x_id_BF=ids, label_B=label_B)
+        token_ids_BN, length_B = self._text.tokens(rows, multiple_of=TOKEN_MULTIPLE)
+        return Batch(x_id_BF=ids, label_B=label_B, token_ids_BN=token_ids_BN, length_B=length_B)
+
+    def count(self, batch: Batch) -> int:
+        """Rows."""
+        return len(batch)
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits (B,) of a batch."""
+        device = self._machine.device
+        x_id_BF = to_device(batch.x_id_BF, device)
+        if batch.token_ids_BN is None:
+            return model(x_id_BF)
+        return model(x_id_BF, to_device(batch.token_ids_BN, device), text_mask(batch, device))
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Summed binary cross entropy."""
+        with self._machine.autocast():
+            logit_B = self.logits(model, batch)
+        label_B = to_device(batch.label_B, self._machine.device).to(logit_B.dtype)
+        return functional.binary_cross_entropy_with_logits(logit_B, label_B, reduction="sum")
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, split: Split) -> np.ndarray:
+        """Probabilities (rows,) of a split in its own order, float64."""
+        model.eval()
+        part = self._input.rows(split)
+        rows = np.arange(part.start, part.stop)
+        if self._lengths is not None:  # similar lengths together, put back below
+            rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+        logits = np.empty(len(rows), dtype=np.float64)
+        for start in range(0, len(rows), self._evaluation_batch_size):
+            chosen = rows[start : start + self._evaluation_batch_size]
+            with self._machine.autocast():
+                logit_B = self.logits(model, self.prepare(chosen))
+            logits[chosen - part.start] = logit_B.double().cpu().numpy()
+        return probabilities(logits)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """AUC and LogLoss on valid."""
+        labels = self._input.labels[self._input.rows("valid")]
+        probability = self.predict(model, "valid")
+        return {
+            "valid_auc": auc(labels, probability),
+            "valid_log_loss": log_loss(labels, probability),
+        }
+
+
+class MaskedTokenObjective:
+    """PA-MLM: restore the masked tokens with the prompts' help (method section 5).
+
+    Args:
+        model_input: both views of the samples.
+        machine: device and precision.
+        masking: shares and vocabulary.
+        batch_size: rows per step.
+        evaluation_batch_size: rows per step without gradients.
+        seed: of batch order and masks.
+        validation_rows: valid rows that are measured; None measures all.
+    """
+
+    criterion: str | None = None
+
+    def __init__(
+        self,
+        *,
+        model_input: ModelInput,
+        machine: Machine,
+        masking: MaskingParameters,
+        batch_size: int,
+        evaluation_batch_size: int,
+        seed: int,
+        validation_rows: int | None = None,
+    ) -> None:
+        self._input = model_input
+        self._machine = machine
+        self._masking = masking
+        self._batch_size = batch_size
+        self._evaluation_batch_size = evaluation_batch_size
+        self._seed = seed
+        self._validation_rows = validation_rows
+        self._text = TextBatcher(model_input)
+        self._lengths = model_input.text_lengths()
+        self._active = np.asarray(model_input.active_tokens, dtype=np.int64)
+        self._allowed = self._active if masking.vocabulary == "active" else None
+        self._column_of_token: np.ndarray | None = None
+        self._vocabulary_V: Tensor | None = None
+        if self._allowed is not None:
+            self._column_of_token = np.full(int(self._active.max()) + 1, -1, dtype=np.int64)
+            self._column_of_token[self._active] = np.arange(len(self._active))
+            self._vocabulary_V = torch.from_numpy(self._active).to(machine.device)
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Shuffled train rows, rows of similar length together."""
+        train = self._input.rows("train")
+        order = batch_order(self._lengths[train], self._batch_size, self._seed, epoch)
+        return [train.start + rows for rows in order]
+
+    def prepare(self, rows: np.ndarray, epoch: int, step: int) -> Batch:
+        """Ids (never corrupted) and masked text; masks are new for every epoch and step."""
+        token_ids_BN, length_B = self._text.tokens(rows, multiple_of=TOKEN_MULTIPLE)
+        masked_BN, row_S, column_S, target_S = mask_tokens(
+            token_ids_BN,
+            self._text.maskable(token_ids_BN, length_B),
+            self._masking,
+            mask_id=self._text.mask_id,
+            random_tokens=self._active,
+            allowed_tokens=self._allowed,
+            seed=self._seed,
+            epoch=epoch,
+            step=step,
+        )
+        if self._column_of_token is not None:
+            target_S = self._column_of_token[target_S]
+        return Batch(
+            x_id_BF=self._input.ids[rows],
+            label_B=self._input.labels[rows],
+            token_ids_BN=masked_BN,
+            length_B=length_B,
+            row_S=row_S,
+            column_S=column_S,
+            target_S=target_S,
+        )
+
+    def count(self, batch: Batch) -> int:
+        """Selected tokens."""
+        assert batch.target_S is not None
+        return len(batch.target_S)
+
+    def logits(
+        self, model: nn.Module, batch: Batch, prompts: Literal["on", "off", "shuffled"] = "on"
+    ) -> Tensor:
+        """Logits (S, V) of the selected tokens."""
+        device = self._machine.device
+        assert batch.token_ids_BN is not None
+        assert batch.row_S is not None
+        assert batch.column_S is not None
+        return model(
+            to_device(batch.x_id_BF, device),
+            to_device(batch.token_ids_BN, device),
+            text_mask(batch, device),
+            to_device(batch.row_S, device),
+            to_device(batch.column_S, device),
+            self._vocabulary_V,
+            prompts=prompts,
+        )
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Summed cross entropy of the selected tokens."""
+        with self._machine.autocast():
+            logit_SV = self.logits(model, batch)
+        assert batch.target_S is not None
+        target_S = to_device(batch.target_S, self._machine.device)
+        return functional.cross_entropy(logit_SV.float(), target_S, reduction="sum")
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PA-MLM loss and accuracy on valid with prompts on, off and shuffled between rows.
+
+        The masks are the same in every epoch and for the three; rows whose text has no
+        token of the vocabulary are left out.
+        """
+        model.eval()
+        sums = dict.fromkeys(("on", "off", "shuffled"), 0.0)
+        hits = dict.fromkeys(sums, 0)
+        count = 0
+        for step, rows in enumerate(self._validation_batches()):
+            batch = self.prepare(rows, epoch=VALIDATION_EPOCH, step=step)
+            assert batch.target_S is not None
+            if not len(batch.target_S):
+                continue
+            count += len(batch.target_S)
+            target_S = to_device(batch.target_S, self._machine.device)
+            for prompts in ("on", "off", "shuffled"):
+                with self._machine.autocast():
+                    logit_SV = self.logits(model, batch, prompts)
+                sums[prompts] += float(
+                    functional.cross_entropy(logit_SV.float(), target_S, reduction="sum")
+                )
+                hits[prompts] += int((logit_SV.argmax(dim=1) == target_S).sum())
+        return {
+            f"valid_mlm_{name}_prompts_{prompts}": value / max(count, 1)
+            for prompts in sums
+            for name, value in (("loss", sums[prompts]), ("accuracy", hits[prompts]))
+        }
+
+    def _validation_batches(self) -> Iterator[np.ndarray]:
+        """Valid rows in a fixed order that mixes users, so that a shuffle is one."""
+        part = self._input.rows("valid")
+        rows = np.random.Generator(np.random.Philox(0)).permutation(
+            np.arange(part.start, part.stop)
+        )[: self._validation_rows]
+        size = self._evaluation_batch_size
+        # Rows of similar length go together inside pools of eight batches.
+        for start in range(0, len(rows), 8 * size):
+            pool = rows[start : start + 8 * size]
+            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+            for first in range(0, len(pool), size):
+                yield pool[first : first + size]
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The one sigmoid of the project, in float64."""
+    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A tensor of the array on the device."""
+    if not array.flags.writeable:
+        array = array.copy()
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def text_mask(batch: Batch, device: torch.device) -> Tensor | None:
+    """True on text, False on padding (B, N); None when no row is padded."""
+    assert batch.token_ids_BN is not None
+    assert batch.length_B is not None
+    width = batch.token_ids_BN.shape[1]
+    if int(batch.length_B.min()) == width:
+        return None
+    return to_device(np.arange(width) < batch.length_B[:, None], device)

@@ -1,0 +1,384 @@
+"""The four stages: backbone, PA-MLM pretraining, finetuning without and with the PLM.
+
+A stage has a digest over everything that decides its weights. Its folder
+``<training.folder>/<stage>/<digest>`` holds checkpoints while it runs and the result when
+it is done: a finished stage is returned at once, an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from clickprompt.ctr import CTRModel, build_ctr
+from clickprompt.evaluation.metrics import auc, log_loss
+from clickprompt.modality import ModelInput
+from clickprompt.models import ClickPromptForClicks, ClickPromptForPretraining, CTRForClicks
+from clickprompt.parameters import (
+    CTRParameters,
+    FinetuneWithPLMParameters,
+    PLMParameters,
+    PretrainParameters,
+    PromptParameters,
+    StageParameters,
+    TrainingParameters,
+)
+from clickprompt.plm import PromptedEncoder, load_encoder, load_mlm_head, resolve_source
+from clickprompt.prompts import PromptGenerator
+from clickprompt.training.files import (
+    check_folder,
+    file_digest,
+    load_tensors,
+    recover_folder,
+    save_tensors,
+    value_digest,
+    write_folder,
+)
+from clickprompt.training.loop import fit
+from clickprompt.training.machine import Machine, choose_machine
+from clickprompt.training.objectives import ClickObjective, MaskedTokenObjective, Objective
+from clickprompt.training.optimizer import PARTS
+from clickprompt.training.progress import clock
+from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS, TrainedModel
+
+logger = logging.getLogger(__name__)
+
+# Raised when the same parameters give other weights than before.
+METHOD_VERSION = 1
+
+
+def train_backbone(
+    *,
+    model_input: ModelInput,
+    ctr: CTRParameters,
+    stage: StageParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> TrainedModel:
+    """Train the CTR model alone from scratch: the row that ClickPrompt is compared with."""
+
+    def build(machine: Machine) -> tuple[nn.Module, Objective]:
+        model = CTRForClicks(ctr=_fresh_ctr(ctr, model_input, seed))
+        return model, _click_objective(model_input, machine, stage, training, seed, text=False)
+
+    settings = {"ctr": ctr, "stage": stage}
+    return _run("backbone", build, model_input, settings, stage, training, seed)
+
+
+def pretrain(
+    *,
+    model_input: ModelInput,
+    ctr: CTRParameters,
+    plm: PLMParameters,
+    prompts: PromptParameters,
+    stage: PretrainParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> TrainedModel:
+    """PA-MLM: CTR model, prompt generator and PLM learn together to restore masked tokens.
+
+    Paper section 3.3, section 5 of docs/method.md. Train rows only; nothing reads the labels.
+    """
+
+    def build(machine: Machine) -> tuple[nn.Module, Objective]:
+        ctr_model = _fresh_ctr(ctr, model_input, seed)
+        # PA-MLM reads the representation only; the head has nothing to learn here.
+        ctr_model.head.requires_grad_(False)
+        encoder = _encoder(plm)
+        model = ClickPromptForPretraining(
+            ctr=ctr_model,
+            generator=_fresh_generator(ctr_model, encoder, prompts, seed),
+            encoder=encoder,
+            mlm_head=load_mlm_head(
+                plm, encoder, tied=stage.masking.tied, generator=_generator(seed, "mlm_head")
+            ),
+        )
+        objective = MaskedTokenObjective(
+            model_input=model_input,
+            machine=machine,
+            masking=stage.masking,
+            batch_size=stage.batch_size,
+            evaluation_batch_size=training.evaluation_batch_size,
+            seed=seed,
+            validation_rows=stage.validation_rows,
+        )
+        return model, objective
+
+    settings = {"ctr": ctr, "plm": plm, "plm_weights": _plm_digest(plm), "prompts": prompts}
+    return _run("pretrain", build, model_input, settings | {"stage": stage}, stage, training, seed)
+
+
+def finetune_without_plm(
+    *,
+    model_input: ModelInput,
+    pretrained: TrainedModel,
+    ctr: CTRParameters,
+    stage: StageParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> TrainedModel:
+    """Finetune the pretrained CTR model alone, with a fresh head (method section 7)."""
+
+    def build(machine: Machine) -> tuple[nn.Module, Objective]:
+        model = CTRForClicks(ctr=_fresh_ctr(ctr, model_input, seed))
+        _load_parts(model, pretrained, ("ctr",))
+        model.ctr.reset_head(_generator(seed, "ctr_head"))
+        return model, _click_objective(model_input, machine, stage, training, seed, text=False)
+
+    settings = {"ctr": ctr, "stage": stage, "pretrained": pretrained.digest}
+    return _run("finetune_without_plm", build, model_input, settings, stage, training, seed)
+
+
+def finetune_with_plm(
+    *,
+    model_input: ModelInput,
+    pretrained: TrainedModel,
+    ctr: CTRParameters,
+    plm: PLMParameters,
+    prompts: PromptParameters,
+    stage: FinetuneWithPLMParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> TrainedModel:
+    """Finetune CTR model, prompt generator and PLM together (method section 6)."""
+
+    def build(machine: Machine) -> tuple[nn.Module, Objective]:
+        ctr_model = _fresh_ctr(ctr, model_input, seed)
+        encoder = _encoder(plm)
+        model = ClickPromptForClicks(
+            ctr=ctr_model,
+            generator=_fresh_generator(ctr_model, encoder, prompts, seed),
+            encoder=encoder,
+            pooling=stage.pooling,
+            fusion=stage.fusion,
+            alpha=stage.alpha,
+        )
+        _load_parts(model, pretrained, ("ctr", "generator", "encoder"))
+        ctr_model.reset_head(_generator(seed, "ctr_head"))
+        model.initialise_head(_generator(seed, "click_head"))
+        return model, _click_objective(model_input, machine, stage, training, seed, text=True)
+
+    settings = {"ctr": ctr, "plm": plm, "prompts": prompts, "stage": stage}
+    settings_: dict[str, Any] = settings | {"pretrained": pretrained.digest}
+    return _run("finetune_with_plm", build, model_input, settings_, stage, training, seed)
+
+
+def _run(
+    name: str,
+    build: Callable[[Machine], tuple[nn.Module, Objective]],
+    model_input: ModelInput,
+    settings: dict[str, Any],
+    stage: StageParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> TrainedModel:
+    """Find the finished stage by its digest, or train, save and report it."""
+    machine = choose_machine(training)
+    decides = {
+        "method_version": METHOD_VERSION,
+        "stage": name,
+        "seed": seed,
+        "data": model_input.digest,
+        "precision": machine.precision,
+        "device": machine.device.type,
+        "parameters": {
+            key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            for key, value in settings.items()
+        },
+    }
+    digest = value_digest(decides)
+    folder = Path(training.folder) / name / digest[:16]
+    finished = _finished(name, digest, folder)
+    if finished is not None:
+        logger.info("%s is up to date: %s", name, folder)
+        return finished
+
+    model, objective = build(machine)
+    logger.info(
+        "%s: %s rows, %s parameters, %s on %s, %d threads",
+        name,
+        f"{model_input.rows('train').stop:,}",
+        f"{sum(p.numel() for p in model.parameters()):,}",
+        machine.precision,
+        machine.device,
+        torch.get_num_threads(),
+    )
+    progress = fit(
+        name=name,
+        model=model,
+        objective=objective,
+        stage=stage,
+        training=training,
+        machine=machine,
+        seed=seed,
+        folder=folder,
+    )
+    predictions = metrics = None
+    if isinstance(objective, ClickObjective):
+        predictions = _predictions(model_input, objective, model)
+        metrics = _metrics(predictions)
+    assert progress.best_epoch is not None
+    report = decides | {
+        "digest": digest,
+        "ctr": settings["ctr"].name,
+        "plm": settings["plm"].source if "plm" in settings else None,
+        "versions": _versions(),
+        "threads": torch.get_num_threads(),
+        "parameter_counts": _parameter_counts(model),
+        "history": progress.history,
+        "best_epoch": progress.best_epoch,
+        "metrics": metrics or _at_epoch(progress.history, progress.best_epoch),
+        "seconds": round(progress.seconds, 3),
+    }
+
+    def write(aside: Path) -> None:
+        save_tensors(aside / WEIGHTS, model.state_dict())
+        if predictions is not None:
+            predictions.to_parquet(aside / PREDICTIONS, index=False)
+        (aside / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+    write_folder(folder / "result", write)
+    for left in ("checkpoint", "best"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    logger.info("%s took %s: %s", name, clock(progress.seconds), folder)
+    return TrainedModel(stage=name, digest=digest, folder=str(folder / "result"), report=report)
+
+
+def _finished(name: str, digest: str, folder: Path) -> TrainedModel | None:
+    result = folder / "result"
+    if not recover_folder(result):
+        return None
+    check_folder(result)
+    report = json.loads((result / REPORT).read_text(encoding="utf-8"))
+    return TrainedModel(stage=name, digest=digest, folder=str(result), report=report)
+
+
+def _click_objective(
+    model_input: ModelInput,
+    machine: Machine,
+    stage: StageParameters,
+    training: TrainingParameters,
+    seed: int,
+    *,
+    text: bool,
+) -> ClickObjective:
+    return ClickObjective(
+        model_input=model_input,
+        machine=machine,
+        batch_size=stage.batch_size,
+        evaluation_batch_size=training.evaluation_batch_size,
+        seed=seed,
+        text=text,
+    )
+
+
+def _generator(seed: int, part: str) -> torch.Generator:
+    """A part's own source of initial weights: adding a part does not change the others."""
+    number = int(value_digest([seed, part])[:15], 16)
+    return torch.Generator().manual_seed(number)
+
+
+def _fresh_ctr(ctr: CTRParameters, model_input: ModelInput, seed: int) -> CTRModel:
+    return build_ctr(
+        ctr, model_input.field_sizes, model_input.bags, generator=_generator(seed, "ctr")
+    )
+
+
+def _fresh_generator(
+    ctr_model: CTRModel, encoder: PromptedEncoder, prompts: PromptParameters, seed: int
+) -> PromptGenerator:
+    generator = PromptGenerator(
+        representation_size=ctr_model.representation_size,
+        layers=encoder.layers,
+        heads=encoder.heads,
+        head_size=encoder.head_size,
+        count=prompts.count,
+        bottleneck=prompts.bottleneck,
+    )
+    generator.initialise(_generator(seed, "prompts"))
+    return generator
+
+
+def _encoder(plm: PLMParameters) -> PromptedEncoder:
+    return load_encoder(plm)
+
+
+def _plm_digest(plm: PLMParameters) -> list[str]:
+    return [file_digest(path) for path in resolve_source(plm).weight_files]
+
+
+def _load_parts(model: nn.Module, trained: TrainedModel, parts: tuple[str, ...]) -> None:
+    """Take whole parts of a trained model; every tensor must be there and fit."""
+    check_folder(Path(trained.folder))
+    tensors = load_tensors(trained.weights_path)
+    for part in parts:
+        prefix = part + "."
+        own = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        try:
+            model.get_submodule(part).load_state_dict(own)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{trained.weights_path} must fit the configured {part}: {error}"
+            ) from None
+
+
+def _predictions(
+    model_input: ModelInput, objective: ClickObjective, model: nn.Module
+) -> pd.DataFrame:
+    """Probabilities of valid and test with what later metrics need."""
+    frames = []
+    for split in ("valid", "test"):
+        rows = model_input.rows(split)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "row": model_input.row_numbers[rows],
+                    "split": split,
+                    "label": model_input.labels[rows],
+                    "probability": objective.predict(model, split),
+                    "user_train_rows": model_input.user_train_rows[rows],
+                    "item_train_rows": model_input.item_train_rows[rows],
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _metrics(predictions: pd.DataFrame) -> dict[str, float]:
+    metrics = {}
+    for split, part in predictions.groupby("split", sort=False):
+        labels, probability = part["label"].to_numpy(), part["probability"].to_numpy()
+        metrics[f"{split}_auc"] = auc(labels, probability)
+        metrics[f"{split}_log_loss"] = log_loss(labels, probability)
+    return metrics
+
+
+def _at_epoch(history: list[dict[str, Any]], epoch: int) -> dict[str, float]:
+    entry = history[epoch - 1]
+    return {key: value for key, value in entry.items() if key not in ("epoch", "seconds")}
+
+
+def _parameter_counts(model: nn.Module) -> dict[str, int]:
+    counts = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        counts[name.split(".")[0]] += parameter.numel()
+    return {part: count for part, count in counts.items() if count}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("clickprompt", "torch", "transformers", "accelerate", "numpy", "pandas", "kedro")
+    return {package: importlib.metadata.version(package) for package in packages}
