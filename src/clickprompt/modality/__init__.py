@@ -1,0 +1,46 @@
+"""Modality conversion: interactions -> the ID view and the text view of every sample.
+
+The four steps, each one function (section 1 of docs/method.md)::
+
+    samples = label_and_split(interactions, data)
+    id_view = build_id_view(samples, data)
+    text_view = build_text_view(samples, data)
+    piece_tokens = tokenise_pieces(
+        text_view, tokenizer, max_tokens=..., split_rows=id_view.split_rows
+    )
+    model_input = write_model_input(folder, id_view, text_view, piece_tokens)
+
+Training reads ``ModelInput.open(folder)`` and takes its batches by ``batch_order``,
+``TextBatcher(model_input).tokens(rows)`` and ``mask_tokens``. No torch in here.
+"""
+
+from clickprompt.modality.batches import (
+    TextBatcher,
+    batch_order,
+    mask_tokens,
+    shuffled_batches,
+)
+from clickprompt.modality.model_input import ModelInput, write_model_input
+from clickprompt.modality.samples import SPLITS, label_and_split
+from clickprompt.modality.tokens import PieceTokenizer, PieceTokens, tokenise_pieces
+from clickprompt.modality.views import IdView, TextView, build_id_view, build_text_view
+from clickprompt.modality.vocabulary import Vocabulary
+
+__all__ = [
+    "SPLITS",
+    "IdView",
+    "ModelInput",
+    "PieceTokenizer",
+    "PieceTokens",
+    "TextBatcher",
+    "TextView",
+    "Vocabulary",
+    "batch_order",
+    "build_id_view",
+    "build_text_view",
+    "label_and_split",
+    "mask_tokens",
+    "shuffled_batches",
+    "tokenise_pieces",
+    "write_model_input",
+]

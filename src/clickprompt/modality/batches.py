@@ -1,0 +1,188 @@
+"""Batches of tokens: one vectorised gather, no work per row; order and masks by seed.
+
+All randomness comes from Philox streams keyed by (seed, purpose) and positioned by (epoch, step),
+so each result depends on its arguments only and a run can be continued anywhere.
+
+Letters: B rows, F fields, N tokens, S selected positions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clickprompt.modality.model_input import ModelInput
+from clickprompt.modality.tokens import kept_lengths
+from clickprompt.parameters import MaskingParameters
+
+BATCHES_PER_POOL = 50
+_BATCH_ORDER, _MASKS = 1, 2
+
+
+class TextBatcher:
+    """Token ids of any rows: ``[CLS]``, the tokens of the row's pieces, ``[SEP]``, padding.
+
+    Args:
+        model_input: pieces of the rows and tokens of the pieces; the latter are held in memory.
+
+    Attributes:
+        mask_id: the mask token.
+    """
+
+    def __init__(self, model_input: ModelInput) -> None:
+        self._pieces = model_input.pieces
+        self._tokens = np.array(model_input.piece_tokens, dtype=np.int64)
+        self._starts = np.array(model_input.piece_offsets[:-1])
+        self._piece_lengths = np.diff(model_input.piece_offsets)
+        self._max_tokens = model_input.max_tokens
+        special = model_input.special_tokens
+        self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
+        self.mask_id = special["mask"]
+
+    def tokens(self, rows: np.ndarray, multiple_of: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Texts of some rows.
+
+        A row over ``max_tokens`` loses one token after the other of its currently longest piece
+        (of the last one among equals).
+
+        Args:
+            rows: (B,) row positions in the model input.
+            multiple_of: N is rounded up to a multiple, but never above ``max_tokens``.
+
+        Returns:
+            ``token_ids_BN`` int64, padded on the right, and ``lengths_B`` int64, special tokens
+            included.
+        """
+        pieces_BF = self._pieces[rows]
+        kept_BF = self._piece_lengths[pieces_BF]
+        counts_B = kept_BF.sum(axis=1)
+        over = np.flatnonzero(counts_B > self._max_tokens - 2)
+        if len(over):
+            kept_BF[over] = kept_lengths(kept_BF[over], self._max_tokens - 2)
+            counts_B = kept_BF.sum(axis=1)
+        lengths_B = counts_B + 2
+        longest = int(lengths_B.max(initial=2))
+        width = min(-(-longest // multiple_of) * multiple_of, self._max_tokens)
+
+        token_ids_BN = np.full((len(pieces_BF), width), self._pad, dtype=np.int64)
+        token_ids_BN[:, 0] = self._cls
+        token_ids_BN[np.arange(len(pieces_BF)), lengths_B - 1] = self._sep
+        kept = kept_BF.reshape(-1)
+        before = np.cumsum(kept) - kept
+        source = np.repeat(self._starts[pieces_BF.reshape(-1)] - before, kept)
+        source += np.arange(len(source))
+        token_ids_BN[self.maskable(token_ids_BN, lengths_B)] = self._tokens[source]
+        return token_ids_BN, lengths_B
+
+    def maskable(self, token_ids_BN: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
+        """Positions of text, neither special tokens nor padding; (B, N) bool."""
+        column_N = np.arange(token_ids_BN.shape[1])
+        return (column_N >= 1) & (column_N < lengths_B[:, None] - 1)
+
+
+def batch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Shuffled batches of rows of similar length.
+
+    All rows are shuffled, each pool of 50 batches is sorted by length and cut, and the batches
+    are shuffled.
+
+    Args:
+        lengths: (rows,) tokens of each row.
+        batch_size: rows of a batch; one batch may be smaller.
+        seed: of the training.
+        epoch: each has its own order.
+
+    Returns:
+        Batches of positions in ``lengths``; every position occurs exactly once.
+    """
+    draws = _random(_BATCH_ORDER, seed, epoch)
+    order = np.argsort(draws.random_raw(len(lengths)), kind="stable")
+    batches = []
+    for start in range(0, len(order), batch_size * BATCHES_PER_POOL):
+        pool = order[start : start + batch_size * BATCHES_PER_POOL]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[cut : cut + batch_size] for cut in range(0, len(pool), batch_size)]
+    shuffled = np.argsort(draws.random_raw(len(batches)), kind="stable")
+    return [batches[number] for number in shuffled]
+
+
+def shuffled_batches(
+    rows: int | np.ndarray, batch_size: int, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Shuffled batches without regard to length, for models that read ids only.
+
+    Args:
+        rows: the rows, or their number n for 0 .. n - 1.
+        batch_size: rows of a batch; the last one may be smaller.
+        seed: of the training.
+        epoch: each has its own order.
+    """
+    given = np.arange(rows) if isinstance(rows, int) else np.asarray(rows)
+    draws = _random(_BATCH_ORDER, seed, epoch).random_raw(len(given))
+    order = given[np.argsort(draws, kind="stable")]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def mask_tokens(
+    token_ids_BN: np.ndarray,
+    maskable_BN: np.ndarray,
+    masking: MaskingParameters,
+    *,
+    mask_id: int,
+    random_tokens: np.ndarray,
+    allowed_tokens: np.ndarray | None,
+    seed: int,
+    epoch: int,
+    step: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Select text tokens for PA-MLM and hide them (section 5 of docs/method.md).
+
+    Each candidate is selected with probability ``masking.share``; a row where none is selected
+    gets the one candidate with the lowest draw. Of the selected, the shares ``masking.mask`` and
+    ``masking.random`` become the mask token and a random token, the others stay. The result
+    does not depend on how far the batch is padded.
+
+    Args:
+        token_ids_BN: the texts; not changed.
+        maskable_BN: bool, text positions (no special tokens, no padding).
+        masking: shares.
+        mask_id: the mask token.
+        random_tokens: (tokens,) what a random token is drawn from.
+        allowed_tokens: (tokens,) only these are candidates; None allows all.
+        seed: of the training.
+        epoch: counts from 0.
+        step: of the epoch.
+
+    Returns:
+        ``masked_ids_BN`` int64, and of the selected positions, in row-major order: ``rows_S``,
+        ``columns_S`` and the true tokens ``targets_S``, all int64.
+    """
+    generator = np.random.Generator(_random(_MASKS, seed, epoch, step))
+    candidate_BN = maskable_BN
+    if allowed_tokens is not None:
+        highest = max(int(token_ids_BN.max(initial=0)), int(allowed_tokens.max(initial=0)))
+        allowed_V = np.zeros(highest + 1, dtype=bool)
+        allowed_V[allowed_tokens] = True
+        candidate_BN = maskable_BN & allowed_V[token_ids_BN]
+    rows, columns = np.nonzero(candidate_BN)
+    draws = generator.random(len(rows))
+    selected = draws < masking.share
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    if len(starts):
+        lowest = np.minimum.reduceat(draws, starts)
+        per_row = np.diff(np.append(starts, len(rows)))
+        selected |= draws == np.repeat(lowest, per_row)
+    rows_S, columns_S = rows[selected], columns[selected]
+    targets_S = token_ids_BN[rows_S, columns_S].astype(np.int64)
+    fate_S = generator.random(len(rows_S))
+    replaced_S = np.where(fate_S < masking.mask, mask_id, targets_S)
+    at_random = (fate_S >= masking.mask) & (fate_S < masking.mask + masking.random)
+    picks = generator.integers(0, len(random_tokens), int(at_random.sum()))
+    replaced_S[at_random] = random_tokens[picks]
+    masked_ids_BN = token_ids_BN.astype(np.int64)
+    masked_ids_BN[rows_S, columns_S] = replaced_S
+    return masked_ids_BN, rows_S, columns_S, targets_S
+
+
+def _random(purpose: int, seed: int, epoch: int, step: int = 0) -> np.random.Philox:
+    key = np.array([seed, purpose], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=np.array([0, 0, step, epoch], dtype=np.uint64))

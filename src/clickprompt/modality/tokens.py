@@ -1,0 +1,248 @@
+"""Pieces -> tokens: every piece is tokenised once, for the whole data set.
+
+Tokenisers split on white space first, so the tokens of a sentence are those of its pieces in a
+row (proved by property tests and checked on a sample of rows at every run).
+
+Letters: B rows, F fields, P pieces, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tokenizers
+
+from clickprompt.modality.samples import SPLITS
+from clickprompt.modality.views import TextView
+
+ROWS_PER_CHUNK = 1 << 18
+CHECKED_ROWS = 64
+
+
+@dataclass(frozen=True)
+class PieceTokenizer:
+    """A fast tokenizer without truncation, padding or special tokens inside the text.
+
+    ``cls_id`` and ``sep_id`` are what the tokenizer itself puts before and after a text (``<s>``
+    and ``</s>`` for RoBERTa). ``special_ids`` are all its special tokens, the unknown one included.
+    """
+
+    backend: tokenizers.Tokenizer
+    name: str
+    digest: str
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    pad_id: int
+    special_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any, name: str | None = None) -> PieceTokenizer:
+        """Adapt a fast tokenizer.
+
+        Args:
+            tokenizer: a fast tokenizer of transformers, a ``tokenizers.Tokenizer``, or the path
+                of a ``tokenizer.json``.
+            name: for the metadata; by default the tokenizer's own.
+
+        Raises:
+            ValueError: it is no fast tokenizer, or has no mask or padding token, or does not put
+                one token before and one after a text.
+        """
+        if isinstance(tokenizer, PieceTokenizer):
+            return tokenizer
+        if isinstance(tokenizer, str | Path):
+            name = name or Path(tokenizer).parent.name
+            tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not isinstance(backend, tokenizers.Tokenizer):
+            raise ValueError(
+                f"the tokenizer must be a fast one (with a tokenizer.json), got "
+                f"{type(tokenizer).__name__}"
+            )
+        name = name or str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
+        text = _plain_json(backend)
+        backend = tokenizers.Tokenizer.from_str(text)  # a copy: the caller's stays as it is
+        around = backend.encode("").ids
+        if len(around) != 2:
+            raise ValueError(
+                f"tokenizer {name} must put one token before and one after a text, got "
+                f"{len(around)} tokens for an empty text"
+            )
+        mask_id = _special_id(tokenizer, backend, name, "mask", ("[MASK]", "<mask>"))
+        pad_id = _special_id(tokenizer, backend, name, "pad", ("[PAD]", "<pad>"))
+        special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        # "[MASK]" in a movie's title is text, not a mask
+        backend.encode_special_tokens = True
+        return cls(
+            backend,
+            name,
+            hashlib.sha256(text.encode()).hexdigest(),
+            around[0],
+            around[1],
+            mask_id,
+            pad_id,
+            tuple(sorted(special | {*around, mask_id, pad_id})),
+        )
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, added tokens included."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of the texts, without special tokens."""
+        encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+
+@dataclass(frozen=True)
+class PieceTokens:
+    """The tokens of all pieces.
+
+    - ``tokens`` (all tokens,) int32; piece p has ``tokens[offsets[p]:offsets[p + 1]]``;
+    - ``offsets`` (P + 1,) int64;
+    - ``active_tokens`` (active,) int32: sorted tokens of the pieces of train rows, without special
+      ones;
+    - ``truncated``: split -> rows that lose tokens, ``max_tokens`` their limit.
+    """
+
+    tokenizer: PieceTokenizer
+    tokens: np.ndarray
+    offsets: np.ndarray
+    active_tokens: np.ndarray
+    max_tokens: int
+    truncated: dict[str, int]
+
+
+def tokenise_pieces(
+    text_view: TextView,
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    split_rows: tuple[int, int, int],
+    long_text: Literal["cut", "error"] = "cut",
+) -> PieceTokens:
+    """Tokenise the pieces in one batch call.
+
+    Args:
+        text_view: the pieces.
+        tokenizer: see ``PieceTokenizer.of``.
+        max_tokens: longest text of a row, special tokens included; at most the position limit.
+        split_rows: rows of train, valid and test.
+        long_text: whether a longer row loses tokens or is an error.
+
+    Raises:
+        ValueError: the tokenizer cannot be used, or its tokens of a sentence are not those of the
+            sentence's pieces, or a text is too long and ``long_text`` is ``error``.
+    """
+    if max_tokens < 3:
+        raise ValueError(f"max_tokens must be at least 3, got {max_tokens}")
+    fast = PieceTokenizer.of(tokenizer)
+    ids = fast.token_ids(list(text_view.pieces))
+    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    tokens = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(offsets[-1]))
+    _check_sentences(text_view, fast, ids)
+    piece_lengths = np.diff(offsets).astype(np.int32)
+    truncated = _truncated(text_view, piece_lengths, max_tokens, split_rows, long_text)
+    used = np.zeros(len(text_view.pieces), dtype=bool)
+    for start in range(0, text_view.train_rows, ROWS_PER_CHUNK):
+        stop = min(start + ROWS_PER_CHUNK, text_view.train_rows)
+        used[text_view.piece_ids[start:stop]] = True
+    active = np.unique(tokens[np.repeat(used, piece_lengths)])
+    active = np.setdiff1d(active, fast.special_ids).astype(np.int32)
+    return PieceTokens(fast, tokens, offsets, active, max_tokens, truncated)
+
+
+def row_token_counts(pieces: np.ndarray, piece_lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Tokens per row before truncation, special tokens excluded, chunk by chunk.
+
+    Args:
+        pieces: (rows, F) piece ids, possibly memory-mapped.
+        piece_lengths: (P,) tokens of each piece.
+    """
+    for start in range(0, len(pieces), ROWS_PER_CHUNK):
+        yield piece_lengths[pieces[start : start + ROWS_PER_CHUNK]].sum(axis=1, dtype=np.int32)
+
+
+def kept_lengths(lengths_BF: np.ndarray, budget: int) -> np.ndarray:
+    """Shorten rows to ``budget`` tokens, always one token off the currently longest piece.
+
+    Among equally long pieces the last one loses first. Water filling: all pieces keep at most a
+    level t, and the first pieces that reach it keep t + 1, until the budget is used up.
+
+    Args:
+        lengths_BF: tokens of each piece; every row has at least ``budget`` tokens.
+        budget: tokens to keep in each row.
+
+    Returns:
+        (B, F) tokens to keep of each piece; each row's sum is ``budget``.
+    """
+    low = np.zeros(len(lengths_BF), dtype=np.int64)
+    high = lengths_BF.max(axis=1).astype(np.int64)
+    while (low < high).any():  # the highest level whose sum is within the budget
+        middle = (low + high + 1) // 2
+        fits = np.minimum(lengths_BF, middle[:, None]).sum(axis=1) <= budget
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
+    kept_BF = np.minimum(lengths_BF, low[:, None])
+    spare_B = budget - kept_BF.sum(axis=1)
+    reach_BF = lengths_BF > low[:, None]
+    return kept_BF + (reach_BF & (np.cumsum(reach_BF, axis=1) <= spare_B[:, None]))
+
+
+def _truncated(
+    text_view: TextView,
+    piece_lengths: np.ndarray,
+    max_tokens: int,
+    split_rows: tuple[int, int, int],
+    long_text: str,
+) -> dict[str, int]:
+    counts = np.concatenate(list(row_token_counts(text_view.piece_ids, piece_lengths))) + 2
+    over = counts > max_tokens
+    if long_text == "error" and over.any():
+        row = int(counts.argmax())
+        raise ValueError(
+            f"texts must have at most {max_tokens} tokens, got {int(over.sum())} longer ones; the "
+            f"longest has {int(counts[row])}: {text_view.text(row)[:200]!r}; "
+            f"plm.long_text: cut shortens them"
+        )
+    parts = np.split(over, np.cumsum(split_rows)[:2])
+    return {name: int(part.sum()) for name, part in zip(SPLITS, parts, strict=True)}
+
+
+def _check_sentences(text_view: TextView, fast: PieceTokenizer, ids: list[list[int]]) -> None:
+    """Compare pieces with whole sentences on evenly spaced rows."""
+    rows = np.unique(np.linspace(0, len(text_view.piece_ids) - 1, CHECKED_ROWS).astype(int))
+    for row, whole in zip(rows, fast.token_ids([text_view.text(r) for r in rows]), strict=True):
+        joined = list(chain.from_iterable(ids[piece] for piece in text_view.piece_ids[row]))
+        if joined != whole:
+            raise ValueError(
+                f"tokenizer {fast.name} must split texts on white space, got other tokens for the "
+                f"sentence {text_view.text(row)!r} than for its pieces"
+            )
+
+
+def _plain_json(backend: tokenizers.Tokenizer) -> str:
+    """The tokenizer's definition without truncation and padding."""
+    definition = json.loads(backend.to_str())
+    definition["truncation"] = definition["padding"] = None
+    return json.dumps(definition, ensure_ascii=False, sort_keys=False)
+
+
+def _special_id(
+    tokenizer: Any, backend: tokenizers.Tokenizer, name: str, kind: str, texts: tuple[str, ...]
+) -> int:
+    found = getattr(tokenizer, f"{kind}_token_id", None)
+    for text in texts:
+        found = backend.token_to_id(text) if found is None else found
+    if found is None:
+        raise ValueError(f"tokenizer {name} must have a {kind} token, got none")
+    return int(found)

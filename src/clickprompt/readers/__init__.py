@@ -1,0 +1,100 @@
+"""Published raw files -> one interactions table.
+
+A reader takes the files as they are published, plain or gzipped. It loses nothing
+silently: rows it cannot use are counted and listed in the report. Its interactions table has
+one row a usable rating:
+
+- ``row`` int64, 0, 1, ...: the row's number, by which every later table is ordered;
+- ids and features as text, null where missing (never the text "nan");
+- ``rating`` float64 and, where there is one, ``timestamp`` int64.
+
+The report is a plain dict: ``rows_read``, ``rows_kept``, ``dropped``, ``repaired`` and ``skipped``
+(reason -> count), ``examples`` (file, line, reason, text; at most 100 a reason) and ``files``
+(name -> sha256 of the unpacked bytes). ``rows_read == rows_kept + sum(dropped.values())``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clickprompt.parameters import DataParameters
+from clickprompt.readers import movielens
+from clickprompt.readers.movielens_1m import read_movielens_1m
+from clickprompt.readers.movielens_100k import read_movielens_100k
+from clickprompt.readers.movielens_small import read_movielens_small
+from clickprompt.readers.report import ReadReport
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A registered reader: its function, the files it needs, its options with their defaults."""
+
+    read: Callable[..., pd.DataFrame]
+    files: tuple[str, ...]
+    options: Mapping[str, bool | int | float | str]
+
+
+READERS: Mapping[str, Reader] = {
+    "movielens_small": Reader(
+        read_movielens_small, ("ratings.csv", "movies.csv"), movielens.OPTIONS
+    ),
+    "movielens_1m": Reader(
+        read_movielens_1m, ("ratings.dat", "users.dat", "movies.dat"), movielens.OPTIONS
+    ),
+    "movielens_100k": Reader(
+        read_movielens_100k, ("u.data", "u.user", "u.item"), movielens.OPTIONS
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """The interactions table and the report on how it came about."""
+
+    interactions: pd.DataFrame
+    report: dict[str, Any]
+
+
+def read_interactions(files: Mapping[str, Path], data: DataParameters) -> ReadResult:
+    """Read the published files with the reader that ``data.reader`` names.
+
+    Args:
+        files: file name -> path.
+        data: ``reader`` and ``options``.
+
+    Returns:
+        The interactions table and the report.
+
+    Raises:
+        ValueError: unknown reader or option (with the nearest known one), or a file that is
+            not given, empty, truncated, in another encoding or format.
+    """
+    reader = READERS.get(data.reader)
+    if reader is None:
+        raise ValueError(_unknown("data.reader", data.reader, READERS))
+    options = dict(reader.options)
+    for name, value in data.options.items():
+        if name not in options:
+            raise ValueError(_unknown("data.options", name, options))
+        if type(value) is not type(options[name]):
+            kind = type(options[name]).__name__
+            raise ValueError(f"data.options.{name} must be a {kind}, got {value!r}")
+        options[name] = value
+    report = ReadReport()
+    interactions = reader.read(files, report, **options)
+    return ReadResult(interactions, report.as_dict())
+
+
+def _unknown(name: str, value: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(value, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{name} must be one of {', '.join(known)}, got {value!r}{hint}"
+
+
+__all__ = ["READERS", "ReadResult", "Reader", "read_interactions"]
