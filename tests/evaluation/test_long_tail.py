@@ -28,9 +28,10 @@ def test_limit_is_that_of_the_sorted_users(train_users, share):
     assert tail_share == pytest.approx(len(tail) / len(rows))
 
 
-def test_ten_percent_of_thirty_different_users_are_three():
-    rows = np.repeat(np.arange(1, 31), np.arange(1, 31))
-    assert tail_limit(rows, 0.1) == (3, pytest.approx(0.1))
+@pytest.mark.parametrize(("users", "share", "tail"), [(30, 0.1, 3), (31, 0.1, 4), (100, 0.07, 7)])
+def test_share_of_users_with_different_counts(users, share, tail):
+    rows = np.repeat(np.arange(1, users + 1), np.arange(1, users + 1))
+    assert tail_limit(rows, share) == (tail, pytest.approx(tail / users))
 
 
 def test_facts_of_the_train_split():

@@ -12,7 +12,7 @@ from scipy import stats
 from tests.reference import metrics_twins
 
 from clickprompt.evaluation import significance
-from clickprompt.evaluation.metrics import auc, log_loss
+from clickprompt.evaluation.metrics import auc, log_loss, row_losses
 
 VALUES = st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.8])
 ROWS = st.lists(st.tuples(st.integers(0, 1), VALUES, VALUES), min_size=6, max_size=40)
@@ -96,6 +96,16 @@ def test_bootstrap_interval_is_the_normal_one_for_many_rows():
     half = 1.96 * np.std(gaps) / math.sqrt(len(gaps))
     assert result.high - result.difference == pytest.approx(half, rel=0.1)
     assert result.difference - result.low == pytest.approx(half, rel=0.1)
+
+
+@pytest.mark.parametrize("second", [1.0, 1.05, 1.1])
+def test_bootstrap_p_value_is_that_of_a_z_test_for_many_rows(second):
+    labels, *models = _models(4000, (1.0, second), seed=2)
+    gaps = np.subtract(*(row_losses(labels, one) for one in models))
+    z = gaps.mean() / stats.sem(gaps)
+    assert 0.3 < abs(z) < 3  # else the case says nothing
+    result = significance.bootstrap_log_loss_test(labels, *models, samples=4000)
+    assert result.p_value == pytest.approx(2 * stats.norm.sf(abs(z)), abs=0.02)
 
 
 def test_bootstrap_repeats_with_its_seed():

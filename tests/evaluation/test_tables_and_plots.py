@@ -73,8 +73,10 @@ def test_ctr_models_have_a_column_when_there_are_several(study_report):
 
 def test_best_of_each_metric_is_bold(report):
     columns = {str(column.header): list(column.cells) for column in results_table(report).columns}
-    best = max(line["auc"] for line in report["summary"])
-    assert [cell for cell in columns["AUC"] if "bold" in cell] == [f"[bold]{best:.4f}[/bold]"]
+    for heading, metric, pick in (("AUC", "auc", max), ("LogLoss", "log_loss", min)):
+        best = pick(line[metric] for line in report["summary"])
+        bold = [cell for cell in columns[heading] if "bold" in cell]
+        assert bold == [f"[bold]{best:.4f}[/bold]"]
 
 
 def test_markdown_is_a_table_of_equal_rows(study_report):

@@ -78,7 +78,7 @@ def tail_limit(train_rows: ArrayLike, tail_share: float) -> tuple[int, float]:
             f"{dict(zip(counts[:5].tolist(), rows[:5].tolist(), strict=True))} (count: rows)"
         )
     users_up_to = np.cumsum(rows // counts)
-    # The tolerance keeps 0.1 * 30 = 3.0000000000000004 from asking for a fourth user.
+    # The tolerance keeps 0.07 * 100 = 7.000000000000001 from asking for an eighth user.
     wanted = int(np.ceil(tail_share * users_up_to[-1] - 1e-9))
     last = int(np.searchsorted(users_up_to, wanted))
     return int(counts[last]), float(users_up_to[last] / users_up_to[-1])
