@@ -9,6 +9,7 @@ The four steps, each one function (section 1 of docs/method.md)::
         text_view, tokenizer, max_tokens=..., split_rows=id_view.split_rows
     )
     model_input = write_model_input(folder, id_view, text_view, piece_tokens)
+    report = build_data_report(read_result.report, model_input)
 
 Training reads ``ModelInput.open(folder)`` and takes its batches by ``batch_order``,
 ``TextBatcher(model_input).tokens(rows)`` and ``mask_tokens``. No torch in here.
@@ -21,6 +22,7 @@ from clickprompt.modality.batches import (
     shuffled_batches,
 )
 from clickprompt.modality.model_input import ModelInput, write_model_input
+from clickprompt.modality.report import build_data_report, plot_data_report
 from clickprompt.modality.samples import SPLITS, label_and_split
 from clickprompt.modality.tokens import PieceTokenizer, PieceTokens, tokenise_pieces
 from clickprompt.modality.views import IdView, TextView, build_id_view, build_text_view
@@ -36,10 +38,12 @@ __all__ = [
     "TextView",
     "Vocabulary",
     "batch_order",
+    "build_data_report",
     "build_id_view",
     "build_text_view",
     "label_and_split",
     "mask_tokens",
+    "plot_data_report",
     "shuffled_batches",
     "tokenise_pieces",
     "write_model_input",

@@ -16,17 +16,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from clickprompt.modality.samples import SPLITS
+from clickprompt.modality.samples import SPLITS, SplitName
 from clickprompt.modality.tokens import PieceTokens, row_token_counts
 from clickprompt.modality.views import IdView, TextView
 from clickprompt.modality.vocabulary import Vocabulary
 
 FORMAT = 1
-SplitName = Literal["train", "valid", "test"]
 
 
 @dataclass(frozen=True)

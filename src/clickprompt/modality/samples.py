@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import narwhals as nw
 import numpy as np
 
 from clickprompt.parameters import DataParameters, SplitParameters
 
-SPLITS = ("train", "valid", "test")
+SplitName = Literal["train", "valid", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 
 def label_and_split(interactions: Any, data: DataParameters) -> Any:
@@ -41,33 +42,33 @@ def label_and_split(interactions: Any, data: DataParameters) -> Any:
     frame: Any = nw.from_native(interactions)
     names = frame.collect_schema().names()
     _require_columns(names, data)
-    wanted = dict.fromkeys(["row", *_columns(data)])
+    wanted = {"row", *_columns(data)}
+    frame = frame.select([name for name in names if name in wanted])
     rating = nw.col(data.label.column)
     positive, negative = rating >= data.label.positive_from, rating <= data.label.negative_to
-    frame = (
-        frame.select([name for name in names if name in wanted])
-        .filter((positive | negative) & ~rating.is_null())
-        .with_columns(label=positive.cast(nw.Int8))
+    keys = ["row"] if data.split.by == "random" else ["row", data.time, data.user, data.item]
+    selected = frame.filter((positive | negative) & ~rating.is_null()).select(
+        *keys, label=positive.cast(nw.Int8)
     )
-    keys = ["row", "label"]
-    if data.split.by == "time":
-        assert data.time is not None
-        keys += [data.time, data.user, data.item]
-    selected = frame.select(list(dict.fromkeys(keys)))
     key_table = selected.collect() if isinstance(selected, nw.LazyFrame) else selected
+    row, label = key_table["row"].to_numpy(), key_table["label"].to_numpy()
     split = _split(key_table, data)
-    _require_classes(key_table["label"].to_numpy(), split, data)
+    _require_classes(label, split, data)
 
     backend = nw.get_native_namespace(key_table)
     if isinstance(frame, nw.LazyFrame):
-        # a lazy frame has no row order to rely on: the split is joined by row number
-        table = nw.from_dict(
-            {"row": key_table["row"].to_numpy(), "split": split}, backend=backend
-        ).lazy()
-        frame = frame.join(table, on="row", how="inner")
-    else:
-        frame = frame.with_columns(nw.new_series("split", split, nw.Int8, backend=backend))
-    return frame.with_columns(nw.col("split").cast(nw.Int8)).sort("split", "row").to_native()
+        # a lazy frame has no row order to rely on: label and split are joined by row number
+        added = nw.from_dict({"row": row, "label": label, "split": split}, backend=backend)
+        return frame.join(added.lazy(), on="row", how="inner").sort("split", "row").to_native()
+    # one gather for filter and order: the text columns are what costs
+    order = np.lexsort((row, split))
+    positions = _positions(frame["row"].to_numpy(), row[order])
+    columns = {"label": label[order], "split": split[order]}
+    return (
+        frame[positions]
+        .with_columns(nw.new_series(n, v, nw.Int8, backend=backend) for n, v in columns.items())
+        .to_native()
+    )
 
 
 def split_rows(split: np.ndarray) -> tuple[int, int, int]:
@@ -103,7 +104,7 @@ def _split(keys: nw.DataFrame, data: DataParameters) -> np.ndarray:
             f"{data.label.column} must be at least {data.label.positive_from} or at most "
             f"{data.label.negative_to} in some rows, got no such row"
         )
-    if len(np.unique(row)) != len(row):
+    if (np.diff(np.sort(row)) == 0).any():
         raise ValueError("the column 'row' must hold each number once, got repeated numbers")
     cuts = _cuts(len(row), data.split)
     if data.split.by == "random":
@@ -153,13 +154,22 @@ def _time_order(
     times = keys[time].to_numpy()
     order = np.argsort(times, kind="stable")
     for cut in cuts:
-        at = times[order[cut]]
-        start, stop = np.searchsorted(times[order], [at, at], side="left")
-        stop = np.searchsorted(times[order], at, side="right")
+        at, ordered = times[order[cut]], times[order]
+        start = np.searchsorted(ordered, at, side="left")
+        stop = np.searchsorted(ordered, at, side="right")
         tied = order[start:stop]
-        users, items, rows = (keys[name].to_numpy()[tied] for name in (user, item, "row"))
-        order[start:stop] = [row[-1] for row in sorted(zip(users, items, rows, tied, strict=True))]
+        ties = keys[tied]
+        columns = (ties[name].to_list() for name in (user, item, "row"))
+        order[start:stop] = [row[-1] for row in sorted(zip(*columns, tied, strict=True))]
     return order
+
+
+def _positions(all_rows: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where each of ``rows`` stands in ``all_rows``."""
+    if (all_rows == np.arange(len(all_rows))).all():
+        return rows
+    order = np.argsort(all_rows, kind="stable")
+    return order[np.searchsorted(all_rows, rows, sorter=order)]
 
 
 def _require_classes(label: np.ndarray, split: np.ndarray, data: DataParameters) -> None:
