@@ -1,0 +1,157 @@
+"""``kedro run`` with this project's runner and errors that a user can read."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import logging
+import os
+from pathlib import Path
+
+import click
+from kedro.config import MissingConfigException
+from kedro.framework.cli.project import run as stock_run
+from kedro.framework.cli.utils import CONTEXT_SETTINGS, KedroCliError
+from kedro.io import DatasetError
+from kedro.utils import find_kedro_project
+
+from clickprompt.parameters import ParameterError
+from clickprompt.runner import RunInterruptedError
+
+RUNNER = "clickprompt.runner.UpToDateRunner"
+RUNNER_HELP = (
+    "Runner of the nodes. The default repeats nothing that is up to date; "
+    "--runner=SequentialRunner makes everything again."
+)
+
+# Kedro's own words of a failure, said again in full by the message at the end.
+REPEATING_LOGGERS = ("kedro.pipeline.node", "kedro.validation.parameter_validator")
+
+
+class RunCommand(click.Command):
+    """``kedro run``: mistakes of the user end in one message, not in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run; a user's mistake becomes a short message and exit code 1."""
+        project = find_kedro_project(Path.cwd())
+        if project is not None:
+            os.chdir(project)  # relative folders in the parameters are the project's
+            _check_environment(ctx, project)
+        _merge_pipeline_options(ctx)
+        for name in REPEATING_LOGGERS:
+            logging.getLogger(name).addFilter(_is_not_error)
+        try:
+            return super().invoke(ctx)
+        except RunInterruptedError as error:
+            _say(f"{error}; the same command goes on from here")
+            ctx.exit(130)
+        except Exception as error:
+            if ctx.meta.get("clickprompt.verbose") or not is_user_error(error):
+                raise
+            logging.getLogger("clickprompt.traceback").error("The run failed", exc_info=error)
+            _say(explain(error))
+            ctx.exit(1)
+        finally:
+            for name in REPEATING_LOGGERS:
+                logging.getLogger(name).removeFilter(_is_not_error)
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether the message alone helps: a mistake in input, parameters, options, files or disk.
+
+    A ``ValueError`` counts only where this package or Kedro raised it: one from the depth of
+    another library is a fault of ours, and its traceback is wanted.
+    """
+    if isinstance(error, ParameterError | MissingConfigException | OSError | KedroCliError):
+        return True
+    if isinstance(error, DatasetError):
+        return error.__cause__ is None or is_user_error(error.__cause__)
+    return isinstance(error, ValueError) and _raised_by(error).startswith(("clickprompt", "kedro"))
+
+
+def explain(error: BaseException) -> str:
+    """The message: of the cause where Kedro only wraps it, with the dataset's name."""
+    if isinstance(error, DatasetError) and error.__cause__ is not None:
+        cause = explain(error.__cause__)
+        name = str(error).partition(": ")[0]
+        return f"{name}: {cause}" if name.isidentifier() else cause
+    return str(error)
+
+
+def _raised_by(error: BaseException) -> str:
+    """Name of the module that raised ``error``."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return ""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return str(traceback.tb_frame.f_globals.get("__name__", ""))
+
+
+def _check_environment(ctx: click.Context, project: Path) -> None:
+    """Name the environments that exist, and the nearest one."""
+    name = ctx.params.get("env")
+    if name is None or ctx.params.get("conf_source"):
+        return
+    known = sorted(folder.name for folder in (project / "conf").iterdir() if folder.is_dir())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise click.BadParameter(
+            f"must be a folder of conf ({', '.join(known)}), got {name!r}{hint}",
+            ctx=ctx,
+            param_hint="--env",
+        )
+
+
+def _merge_pipeline_options(ctx: click.Context) -> None:
+    """Both ``--pipeline`` and ``--pipelines`` are fine; Kedro warns of the first."""
+    if ctx.params.get("pipeline") and not ctx.params.get("pipelines"):
+        ctx.params["pipelines"] = [ctx.params["pipeline"]]
+        ctx.params["pipeline"] = None
+
+
+def _say(message: str) -> None:
+    click.secho(f"Error: {message}", fg="red", err=True)
+    click.echo("(the traceback is in info.log; --verbose shows it here)", err=True)
+
+
+def _is_not_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
+def _remember_verbose(ctx: click.Context, _option: click.Parameter, verbose: bool) -> None:
+    ctx.meta["clickprompt.verbose"] = verbose
+
+
+def _run_options() -> list[click.Parameter]:
+    """Kedro's own options, with another default of ``--runner``, and ``--verbose``."""
+    options = [copy.copy(option) for option in stock_run.params]
+    for option in options:
+        if isinstance(option, click.Option) and option.name == "runner":
+            option.default, option.help = RUNNER, RUNNER_HELP
+    verbose = click.Option(
+        ["--verbose", "-v"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_verbose,
+        help="Show the traceback of an error.",
+    )
+    return [*options, verbose]
+
+
+run = RunCommand(
+    name="run",
+    params=_run_options(),
+    callback=stock_run.callback,
+    help="Run a pipeline; what is up to date is not repeated.",
+    context_settings=CONTEXT_SETTINGS,
+)
+
+
+@click.group(name="ClickPrompt")
+def cli() -> None:
+    """Commands of this project."""
+
+
+cli.add_command(run)

@@ -1,0 +1,11 @@
+"""The project's own Kedro datasets, and the catalog that writes whole files only.
+
+Nothing here imports torch or mlflow: Kedro imports this package to list the catalog.
+"""
+
+from clickprompt.datasets.catalog import WholeFileCatalog
+from clickprompt.datasets.model_input import ModelInputDataset
+from clickprompt.datasets.raw_files import RawFilesDataset
+from clickprompt.datasets.trained_model import TrainedModelDataset
+
+__all__ = ["ModelInputDataset", "RawFilesDataset", "TrainedModelDataset", "WholeFileCatalog"]

@@ -1,0 +1,298 @@
+"""Hooks around a run: parameters are checked before any work, and MLflow keeps a record.
+
+The catalog says what is tracked: an entry's ``metadata: tracking:`` is ``training`` (a
+``TrainedModel``: curves and metrics), ``results`` (rows of the result table), ``report`` (a JSON
+artifact), ``figure`` (plotly) or ``digest`` (of the data, as a tag).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# MLflow reads this when it is imported; the plugins' import may have come first.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+import psutil
+from kedro.framework.hooks import hook_impl
+from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
+from mlflow.entities import Metric, Param, RunStatus
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+from pydantic import BaseModel
+
+from clickprompt.parameters import check_parameters
+from clickprompt.runner import RunInterruptedError
+
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
+    from kedro.io import CatalogProtocol
+    from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
+
+logger = logging.getLogger(__name__)
+
+PROCESS_TAG = "process"
+BATCH = 100  # MLflow's limit of parameters in one request
+
+
+class ParametersHook:
+    """Checks the merged parameters as a whole, before the catalog and before any node."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        """Replace the raw parameters by the checked ones, defaults filled in.
+
+        Raises:
+            ParameterError: all mistakes at once.
+        """
+        checked = check_parameters(context.config_loader["parameters"])
+        context.config_loader["parameters"] = checked.model_dump()
+
+
+class TrackingHook(MlflowHook):
+    """One flat MLflow run for one ``kedro run``.
+
+    It differs from the plugin's hook: typed parameters are logged one by one, for nodes that
+    are skipped as up to date too; the tracking database lies in the project whatever the
+    working folder is; curves, results, reports and figures are logged as the catalog says; runs
+    whose process vanished are closed at the next start.
+    """
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Set MLflow up from ``mlflow.yml``."""
+        mlflow.telemetry.set_telemetry_client()  # off, though MLflow may be imported already
+        config = context.config_loader["mlflow"]
+        server = config.get("server") or {}
+        uri = _in_project(server.get("mlflow_tracking_uri"), context.project_path)
+        context.config_loader["mlflow"] = config | {"server": server | {"mlflow_tracking_uri": uri}}
+        self._parameters = check_parameters(context.config_loader["parameters"])
+        self._project = context.project_path
+        super().after_context_created(context)
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
+        """Start the run and log its parameters and tags."""
+        self._catalog = catalog
+        self._tracked: set[str] = set()
+        self._figures: dict[str, Any] = {}
+        parameters = self._parameters
+        tracking = self.mlflow_config.tracking
+        if tracking.run.name is None:
+            tracking.run.name = (
+                f"{parameters.data.reader} {parameters.ctr.name} seed {parameters.seed}"
+            )
+        self._close_abandoned_runs(tracking.experiment._experiment.experiment_id)
+        super().before_pipeline_run(run_params, pipeline, catalog)
+        if not self._is_mlflow_enabled:
+            return
+        mlflow.set_tags(
+            {
+                "environment": run_params.get("env") or "base",
+                "ctr": parameters.ctr.name,
+                PROCESS_TAG: _process(os.getpid()),
+                **_git_state(self._project),
+            }
+        )
+        self._log_parameters(pipeline, catalog)
+
+    @hook_impl
+    def before_node_run(
+        self, node: Node, catalog: CatalogProtocol, inputs: dict[str, Any], is_async: bool
+    ) -> None:
+        """Reopen the run in this thread; its parameters are logged already."""
+        super().before_node_run(node=node, catalog=catalog, inputs={}, is_async=is_async)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Log what a node has just made."""
+        if self._is_mlflow_enabled:
+            self._track(dataset_name, data)
+
+    @hook_impl
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
+        """Log what was up to date too, so that runs can be compared; end the run."""
+        if self._is_mlflow_enabled:
+            for name in sorted(pipeline.datasets() - self._tracked):
+                if _kind(catalog, name) and catalog.exists(name):
+                    self._track(name, catalog.load(name))
+            self._log_figures()
+        super().after_pipeline_run(run_params, pipeline, catalog)
+
+    @hook_impl
+    def on_pipeline_error(
+        self,
+        error: Exception,
+        run_params: dict[str, Any],
+        pipeline: Pipeline,
+        catalog: CatalogProtocol,
+    ) -> None:
+        """Mark the run as failed, or as killed where the user stopped it."""
+        if self._is_mlflow_enabled:
+            self._log_figures()
+            self._client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:500])
+        super().on_pipeline_error(error, run_params, pipeline, catalog)
+        if self._is_mlflow_enabled and isinstance(error, RunInterruptedError):
+            self._client.set_terminated(self.run_id, RunStatus.to_string(RunStatus.KILLED))
+
+    @property
+    def _client(self) -> mlflow.MlflowClient:
+        return self.mlflow_config.server._mlflow_client
+
+    def _close_abandoned_runs(self, experiment: str) -> None:
+        """Mark runs of this machine as killed whose process is gone (``kill -9``, power loss)."""
+        for run in self._client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+            process = run.data.tags.get(PROCESS_TAG)
+            if process is None or _is_alive(process):
+                continue
+            note = "the process vanished without closing the run; marked at the next start"
+            self._client.set_tag(run.info.run_id, "ended", note)
+            self._client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+
+    def _log_parameters(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        flat: dict[str, str] = {}
+        for name in sorted(pipeline.inputs()):
+            if name.startswith("params:"):
+                flat |= dict(_flatten(name.removeprefix("params:"), catalog.load(name)))
+        # The strategy "tag" of mlflow.yml: MLflow refuses longer values as parameters.
+        for name, value in flat.items():
+            if len(value) > MAX_PARAM_VAL_LENGTH:
+                self._client.set_tag(self.run_id, name, value)
+        params = [Param(n, v) for n, v in flat.items() if len(v) <= MAX_PARAM_VAL_LENGTH]
+        for start in range(0, len(params), BATCH):
+            self._client.log_batch(self.run_id, params=params[start : start + BATCH])
+
+    def _track(self, name: str, data: Any) -> None:
+        """Log one dataset as its catalog entry says."""
+        kind = _kind(self._catalog, name)
+        if kind is None:
+            return
+        self._tracked.add(name)
+        if kind == "training":
+            self._log_metrics(_training_metrics(data.stage, data.report))
+        elif kind == "results":
+            self._log_metrics(_result_metrics(data))
+            self._client.log_dict(self.run_id, data, f"reports/{name}.json")
+        elif kind == "report":
+            self._client.log_dict(self.run_id, data, f"reports/{name}.json")
+        elif kind == "figure":
+            self._figures[name] = data
+        elif kind == "digest":
+            self._client.set_tag(self.run_id, "data_digest", self._catalog.load(name).digest)
+        else:
+            raise ValueError(
+                f"{name}: metadata.tracking must be training, results, report, figure or digest, "
+                f"got {kind!r}"
+            )
+
+    def _log_metrics(self, metrics: Iterator[tuple[str, float, int]]) -> None:
+        now = mlflow.utils.time.get_current_time_millis()
+        entries = [Metric(key, value, now, step) for key, value, step in metrics]
+        for start in range(0, len(entries), BATCH):
+            self._client.log_batch(self.run_id, metrics=entries[start : start + BATCH])
+
+    def _log_figures(self) -> None:
+        """One page with all figures: it holds plotly itself once and needs no network."""
+        if not self._figures:
+            return
+        parts = [
+            figure.to_html(full_html=False, include_plotlyjs=position == 0)
+            for position, figure in enumerate(self._figures.values())
+        ]
+        page = '<!DOCTYPE html><html><head><meta charset="utf-8"></head><body>{}</body></html>'
+        self._client.log_text(self.run_id, page.format("\n".join(parts)), "figures.html")
+
+
+def _kind(catalog: CatalogProtocol, name: str) -> str | None:
+    """What to do with a dataset, from its catalog entry."""
+    metadata = getattr(catalog.get(name), "metadata", None) or {}
+    return metadata.get("tracking")
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Dotted names and texts of a parameter; lists stay whole, as JSON."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flatten(f"{name}.{key}", part)
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _training_metrics(stage: str, report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Curves by epoch, and the final numbers of one training stage."""
+    for position, entry in enumerate(report.get("history", []), start=1):
+        step = int(entry.get("epoch", position))
+        for key, value in _numbers("", entry):
+            if key != "epoch":
+                yield f"{stage}/{key}", value, step
+    for part in ("metrics", "seconds", "best_epoch"):
+        for key, value in _numbers("" if part == "metrics" else part, report.get(part)):
+            yield f"{stage}/final_{key}", value, 0
+
+
+def _result_metrics(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
+    """Test metrics of each row of the result table."""
+    for row in rows:
+        for key in ("auc", "log_loss"):
+            yield f"{row['model']}/test_{key}", float(row[key]), 0
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Dotted names and values of the numbers inside ``value``."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _numbers(f"{name}.{key}" if name else str(key), part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, float(value)
+
+
+def _in_project(uri: str | None, project: Path) -> str | None:
+    """A relative SQLite file is one of the project, not of the working folder."""
+    prefix = "sqlite:///"
+    if uri is None or not uri.startswith(prefix) or uri.startswith(prefix + "/"):
+        return uri
+    return f"{prefix}{project / uri.removeprefix(prefix)}"
+
+
+def _git_state(project: Path) -> dict[str, str]:
+    """Commit and whether files differ from it; empty outside a repository or without git."""
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *command], cwd=project, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+
+
+def _process(pid: int) -> str:
+    """Machine, process id and start time: enough to know later whether it still runs."""
+    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.0f}"
+
+
+def _is_alive(process: str) -> bool:
+    """Whether a process of ``_process`` runs; one of another machine is taken to run."""
+    host, pid, started = process.rsplit(maxsplit=2)
+    if host != socket.gethostname():
+        return True
+    try:
+        found = psutil.Process(int(pid)).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return abs(found - float(started)) < 2  # the clock may have been set in between

@@ -1,0 +1,31 @@
+"""Registered pipelines. Each contains what it needs: the runner skips what is up to date."""
+
+from kedro.pipeline import Pipeline
+
+from clickprompt.pipelines import (
+    backbone,
+    evaluation,
+    finetune,
+    ingestion,
+    modality_conversion,
+    pretrain,
+)
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Names for ``kedro run --pipelines=...``; the default runs everything."""
+    read = ingestion.create_pipeline()
+    data = read + modality_conversion.create_pipeline()
+    scratch = data + backbone.create_pipeline()
+    pretrained = data + pretrain.create_pipeline()
+    finetuned = pretrained + finetune.create_pipeline()
+    everything = scratch + finetuned + evaluation.create_pipeline()
+    return {
+        "__default__": everything,
+        "ingestion": read,
+        "modality_conversion": data,
+        "backbone": scratch,
+        "pretrain": pretrained,
+        "finetune": finetuned,
+        "evaluation": everything,
+    }

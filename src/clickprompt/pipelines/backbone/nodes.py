@@ -1,0 +1,26 @@
+"""Nodes of the backbone."""
+
+from typing import Any
+
+import pandas as pd
+
+from clickprompt.modality import ModelInput
+from clickprompt.parameters import CTRParameters, StageParameters, TrainingParameters
+from clickprompt.training.result import TrainedModel
+
+
+def train_backbone(
+    model_input: ModelInput,
+    ctr: CTRParameters,
+    stage: StageParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> tuple[TrainedModel, pd.DataFrame, Any]:
+    """Train the CTR model from scratch: reference, predictions and curves."""
+    from clickprompt.pipelines.curves import plot_click_curves
+    from clickprompt.training import stages
+
+    trained = stages.train_backbone(
+        model_input=model_input, ctr=ctr, stage=stage, training=training, seed=seed
+    )
+    return trained, pd.read_parquet(trained.predictions_path), plot_click_curves(trained)

@@ -1,0 +1,36 @@
+"""Training curves of a finished stage, as plotly figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clickprompt.training.result import TrainedModel
+
+TITLES = {
+    "backbone": "Backbone from scratch",
+    "finetune_without_plm": "ClickPrompt without PLM",
+    "finetune_with_plm": "ClickPrompt with PLM",
+}
+
+
+def plot_click_curves(trained: TrainedModel) -> Any:
+    """Loss, valid AUC and valid LogLoss by epoch."""
+    from clickprompt.evaluation.plots import plot_training_curves
+
+    panels = {
+        "LogLoss": ["train_loss", "valid_log_loss"],
+        "AUC": ["valid_auc"],
+    }
+    return plot_training_curves(trained.report["history"], panels, TITLES[trained.stage])
+
+
+def plot_pretraining_curves(trained: TrainedModel) -> Any:
+    """PA-MLM loss and accuracy by epoch, with prompts on, off and shuffled between rows."""
+    from clickprompt.evaluation.plots import plot_training_curves
+
+    ways = ("on", "off", "shuffled")
+    panels = {
+        "PA-MLM loss": ["train_loss", *(f"valid_mlm_loss_prompts_{way}" for way in ways)],
+        "Masked-token accuracy": [f"valid_mlm_accuracy_prompts_{way}" for way in ways],
+    }
+    return plot_training_curves(trained.report["history"], panels, "Pretraining")

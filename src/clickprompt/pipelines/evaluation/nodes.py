@@ -1,0 +1,69 @@
+"""Nodes of evaluation."""
+
+from typing import Any
+
+import pandas as pd
+
+from clickprompt.modality import ModelInput
+from clickprompt.parameters import CTRParameters, EvaluationParameters, PLMParameters
+
+
+def collect_predictions(
+    backbone: pd.DataFrame,
+    without_plm: pd.DataFrame,
+    with_plm: pd.DataFrame,
+    ctr: CTRParameters,
+    plm: PLMParameters,
+    seed: int,
+) -> pd.DataFrame:
+    """Put the predictions of the three models into one table that names them."""
+    from clickprompt.plm.source import resolve_source
+
+    name = resolve_source(plm).name
+    parts = [
+        frame.assign(model=model, ctr=ctr.name, plm=pd.Series(language_model, frame.index, "str"))
+        for model, language_model, frame in (
+            ("backbone", None, backbone),
+            ("clickprompt_without_plm", name, without_plm),
+            ("clickprompt_with_plm", name, with_plm),
+        )
+    ]
+    return pd.concat(parts, ignore_index=True).assign(seed=seed)
+
+
+def evaluate(
+    predictions: pd.DataFrame, model_input: ModelInput, evaluation: EvaluationParameters
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compute every metric: the report, and the rows of the result table."""
+    from clickprompt.evaluation import evaluate_predictions, train_facts
+
+    train = model_input.rows("train")
+    facts = train_facts(
+        model_input.labels[train],
+        model_input.user_train_rows[train],
+        model_input.item_train_rows[train],
+        evaluation.tail_share,
+    )
+    report = evaluate_predictions(predictions, evaluation, facts)
+    return report, report["results"]
+
+
+def plot_evaluation(report: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Draw the comparison, the calibration and ROC curves and the long tail."""
+    from clickprompt.evaluation import plots
+
+    return (
+        plots.plot_comparison(report),
+        plots.plot_calibration(report),
+        plots.plot_roc(report),
+        plots.plot_long_tail(report),
+    )
+
+
+def show_results(report: dict[str, Any]) -> None:
+    """Print the result table to the terminal."""
+    from rich.console import Console
+
+    from clickprompt.evaluation.tables import results_table
+
+    Console().print(results_table(report))

@@ -1,0 +1,66 @@
+"""Nodes of finetuning."""
+
+from typing import Any
+
+import pandas as pd
+
+from clickprompt.modality import ModelInput
+from clickprompt.parameters import (
+    CTRParameters,
+    FinetuneWithPLMParameters,
+    PLMParameters,
+    PromptParameters,
+    StageParameters,
+    TrainingParameters,
+)
+from clickprompt.training.result import TrainedModel
+
+
+def finetune_without_plm(
+    model_input: ModelInput,
+    pretrained: TrainedModel,
+    ctr: CTRParameters,
+    stage: StageParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> tuple[TrainedModel, pd.DataFrame, Any]:
+    """Finetune the pretrained CTR model alone: reference, predictions and curves."""
+    from clickprompt.pipelines.curves import plot_click_curves
+    from clickprompt.training import stages
+
+    trained = stages.finetune_without_plm(
+        model_input=model_input,
+        pretrained=pretrained,
+        ctr=ctr,
+        stage=stage,
+        training=training,
+        seed=seed,
+    )
+    return trained, pd.read_parquet(trained.predictions_path), plot_click_curves(trained)
+
+
+def finetune_with_plm(
+    model_input: ModelInput,
+    pretrained: TrainedModel,
+    ctr: CTRParameters,
+    plm: PLMParameters,
+    prompts: PromptParameters,
+    stage: FinetuneWithPLMParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> tuple[TrainedModel, pd.DataFrame, Any]:
+    """Finetune the CTR model and the language model together: reference, predictions, curves."""
+    from clickprompt.pipelines.curves import plot_click_curves
+    from clickprompt.training import stages
+
+    trained = stages.finetune_with_plm(
+        model_input=model_input,
+        pretrained=pretrained,
+        ctr=ctr,
+        plm=plm,
+        prompts=prompts,
+        stage=stage,
+        training=training,
+        seed=seed,
+    )
+    return trained, pd.read_parquet(trained.predictions_path), plot_click_curves(trained)

@@ -1,0 +1,52 @@
+"""Pretrained models -> click models, without and with the language model."""
+
+from kedro.pipeline import Node, Pipeline
+
+from clickprompt.pipelines.finetune.nodes import finetune_with_plm, finetune_without_plm
+
+
+def create_pipeline() -> Pipeline:
+    """Both ways to finetune after pretraining."""
+    return Pipeline(
+        [
+            Node(
+                finetune_without_plm,
+                inputs=[
+                    "model_input",
+                    "pretrained",
+                    "params:ctr",
+                    "params:finetune.without_plm",
+                    "params:training",
+                    "params:seed",
+                ],
+                outputs=[
+                    "clickprompt_without_plm",
+                    "clickprompt_without_plm_predictions",
+                    "clickprompt_without_plm_curves",
+                ],
+                name="finetune_without_plm",
+            ),
+            Node(
+                finetune_with_plm,
+                inputs=[
+                    "model_input",
+                    "pretrained",
+                    "params:ctr",
+                    "params:plm",
+                    "params:prompts",
+                    "params:finetune.with_plm",
+                    "params:training",
+                    "params:seed",
+                ],
+                outputs=[
+                    "clickprompt_with_plm",
+                    "clickprompt_with_plm_predictions",
+                    "clickprompt_with_plm_curves",
+                ],
+                name="finetune_with_plm",
+            ),
+        ],
+        namespace="finetune",
+        prefix_datasets_with_namespace=False,
+        tags="training",
+    )

@@ -1,0 +1,59 @@
+"""Interactions -> labelled samples -> the two views -> arrays."""
+
+from kedro.pipeline import Node, Pipeline
+
+from clickprompt.pipelines.modality_conversion.nodes import (
+    assemble_model_input,
+    build_id_view,
+    build_text_view,
+    label_and_split,
+    report_data,
+    tokenise_pieces,
+)
+
+
+def create_pipeline() -> Pipeline:
+    """Labels and split, the ID view, the text view, and both as integer arrays."""
+    return Pipeline(
+        [
+            Node(
+                label_and_split,
+                inputs=["interactions", "params:data"],
+                outputs="samples",
+                name="label_and_split",
+            ),
+            Node(
+                build_id_view,
+                inputs=["samples", "params:data"],
+                outputs="id_view",
+                name="build_id_view",
+            ),
+            Node(
+                build_text_view,
+                inputs=["samples", "params:data"],
+                outputs="text_view",
+                name="build_text_view",
+            ),
+            Node(
+                tokenise_pieces,
+                inputs=["text_view", "id_view", "params:plm"],
+                outputs="piece_tokens",
+                name="tokenise_pieces",
+            ),
+            Node(
+                assemble_model_input,
+                inputs=["id_view", "text_view", "piece_tokens"],
+                outputs="model_input",
+                name="assemble_model_input",
+            ),
+            Node(
+                report_data,
+                inputs=["ingestion_report", "model_input"],
+                outputs=["data_report", "data_figure"],
+                name="report_data",
+            ),
+        ],
+        namespace="modality_conversion",
+        prefix_datasets_with_namespace=False,
+        tags="data",
+    )

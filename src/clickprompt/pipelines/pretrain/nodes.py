@@ -1,0 +1,38 @@
+"""Nodes of pretraining."""
+
+from typing import Any
+
+from clickprompt.modality import ModelInput
+from clickprompt.parameters import (
+    CTRParameters,
+    PLMParameters,
+    PretrainParameters,
+    PromptParameters,
+    TrainingParameters,
+)
+from clickprompt.training.result import TrainedModel
+
+
+def pretrain(
+    model_input: ModelInput,
+    ctr: CTRParameters,
+    plm: PLMParameters,
+    prompts: PromptParameters,
+    stage: PretrainParameters,
+    training: TrainingParameters,
+    seed: int,
+) -> tuple[TrainedModel, Any]:
+    """Train CTR model, prompt generator and language model together: reference and curves."""
+    from clickprompt.pipelines.curves import plot_pretraining_curves
+    from clickprompt.training import stages
+
+    trained = stages.pretrain(
+        model_input=model_input,
+        ctr=ctr,
+        plm=plm,
+        prompts=prompts,
+        stage=stage,
+        training=training,
+        seed=seed,
+    )
+    return trained, plot_pretraining_curves(trained)

@@ -1,0 +1,30 @@
+"""Model input -> CTR model, prompt generator and language model, pretrained together."""
+
+from kedro.pipeline import Node, Pipeline
+
+from clickprompt.pipelines.pretrain.nodes import pretrain
+
+
+def create_pipeline() -> Pipeline:
+    """Prompt-augmented masked language modelling, with prompts on, off and shuffled on valid."""
+    return Pipeline(
+        [
+            Node(
+                pretrain,
+                inputs=[
+                    "model_input",
+                    "params:ctr",
+                    "params:plm",
+                    "params:prompts",
+                    "params:pretrain",
+                    "params:training",
+                    "params:seed",
+                ],
+                outputs=["pretrained", "pretraining_curves"],
+                name="pretrain_with_prompts",
+            )
+        ],
+        namespace="pretrain",
+        prefix_datasets_with_namespace=False,
+        tags="training",
+    )
