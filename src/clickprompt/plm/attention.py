@@ -1,11 +1,11 @@
-"""Prompted attention: text queries read that layer's prompts and the text (paper section 3.3).
+"""Prompted attention: the text reads its layer's prompts (section 4 of docs/method.md).
 
 In layer l, with prompt keys and values of that layer on the left,
 
     context = softmax(q [key_l ; k]^T / sqrt(d)) [value_l ; v]
 
 Queries come from text columns only, so prompts are read by the text and never updated by
-it. Prompts are always visible; padding columns never are. See section 4 of docs/method.md.
+it. Prompts are always visible; padding columns never are.
 
 Letters: B batch, A heads, Q query columns, N text columns, K prompts, L layers, d head size.
 

@@ -20,13 +20,13 @@ from clickprompt.plm.attention import (
 )
 from clickprompt.plm.dropout import use_quick_dropout
 from clickprompt.plm.families import Family, columns_in_rows, family_of
-from clickprompt.plm.source import PLMSource, quiet_transformers, resolve_source
+from clickprompt.plm.source import quiet_transformers, resolve_source
 
 Positions = tuple[Tensor, Tensor]
 
 
 class PromptedEncoder(nn.Module):
-    """An encoder whose layers read prompts (paper section 3.3, section 4 of docs/method.md).
+    """An encoder whose layers read prompts (section 4 of docs/method.md).
 
     NOTE[DIFF] The reference shifts the text's position ids by K when there are prompts; here
     the text keeps its positions. ``position_offset=K`` gives the reference's numbers.
@@ -270,6 +270,3 @@ def _check_config(found: dict[str, Any], plm: PLMParameters) -> None:
     kind = found.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise ValueError(f"the PLM's position_embedding_type must be 'absolute', got {kind!r}")
-
-
-__all__ = ["PLMSource", "PromptedEncoder", "load_encoder"]

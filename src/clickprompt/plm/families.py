@@ -45,7 +45,8 @@ class Family:
         embed: (model, token ids (B, N), position ids (1, N)) -> embedding output (B, N, H).
         layers: model -> its layers, each called as ``layer(hidden, mask, **prompts)``.
         parts: layer -> its parts.
-        head: our name -> the checkpoint's name of each tensor of its own MLM head.
+        head: our name -> the checkpoint's name of each tensor of its own MLM head; those of
+            the decoder are stored only where they are not tied.
     """
 
     first_position: Callable[[Any], int]
@@ -92,6 +93,7 @@ FAMILIES: dict[str, Family] = {
             "norm.bias": "cls.predictions.transform.LayerNorm.bias",
             "bias": "cls.predictions.bias",
             "decoder": "cls.predictions.decoder.weight",
+            "decoder_bias": "cls.predictions.decoder.bias",
         },
     ),
     "roberta": Family(
@@ -108,6 +110,7 @@ FAMILIES: dict[str, Family] = {
             "norm.bias": "lm_head.layer_norm.bias",
             "bias": "lm_head.bias",
             "decoder": "lm_head.decoder.weight",
+            "decoder_bias": "lm_head.decoder.bias",
         },
     ),
 }

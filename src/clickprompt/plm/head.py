@@ -6,7 +6,7 @@ T tokens that the softmax is limited to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,16 @@ from torch.nn import functional
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm.encoder import PromptedEncoder
 from clickprompt.plm.families import family_of
-from clickprompt.plm.source import resolve_source
+from clickprompt.plm.source import PLMSource, resolve_source
 
 POOLINGS = ("mean", "cls", "avg_first_last", "avg_top2")
 
 
 class MLMHead(nn.Module):
-    """Scores of the vocabulary at the selected positions (paper section 3.4).
+    """Scores of the vocabulary at the selected positions (section 5 of docs/method.md).
 
-    ``logits = W LayerNorm(gelu(dense(h))) + bias``, W either the word embeddings themselves
-    (tied) or a trainable copy of its own.
+    ``logits = W LayerNorm(act(dense(h))) + bias``, act the encoder's own (GELU) and W
+    either the word embeddings themselves (tied) or a trainable copy of its own.
 
     NOTE[DIFF] The reference trains an untied decoder over all positions; here it is tied by
     default and runs on the selected positions only.
@@ -42,10 +42,13 @@ class MLMHead(nn.Module):
         tied: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
+        from transformers.activations import ACT2FN
+
         super().__init__()
         size, vocabulary = encoder.hidden_size, encoder.vocabulary_size
         config = encoder.model.config
         self.dense = nn.Linear(size, size)
+        self.activation = ACT2FN[config.hidden_act]  # type: ignore[union-attr]
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)  # type: ignore[union-attr, arg-type]
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         # A tuple keeps the table out of this module's own parameters: it belongs to the
@@ -71,9 +74,8 @@ class MLMHead(nn.Module):
         bias_V: Tensor = self.bias
         if tokens_T is not None:
             weight_VH, bias_V = weight_VH[tokens_T], bias_V[tokens_T]
-        return functional.linear(
-            self.norm(functional.gelu(self.dense(hidden_SH))), weight_VH, bias_V
-        )
+        hidden_SH = self.norm(self.activation(self.dense(hidden_SH)))
+        return functional.linear(hidden_SH, weight_VH, bias_V)
 
 
 def load_mlm_head(
@@ -90,27 +92,52 @@ def load_mlm_head(
         encoder: the loaded encoder.
         tied: share the word embeddings with the decoder.
         generator: draws a fresh head's weights.
-    """
-    from safetensors import safe_open
 
+    Raises:
+        ValueError: the checkpoint holds a part of a head.
+    """
     head = MLMHead(encoder=encoder, tied=tied, generator=generator)
     source = resolve_source(plm)
     names = family_of(source.config().get("model_type")).head
-    own: dict[str, Tensor] = {}
-    for path in source.weight_files:
-        with safe_open(path, framework="pt") as weights:
-            known = set(weights.keys())
-            own |= {ours: weights.get_tensor(name) for ours, name in names.items() if name in known}
-    # A tied checkpoint stores its decoder once, as the word embeddings.
-    if set(own) >= set(names) - {"decoder"}:
-        if tied:
-            own.pop("decoder", None)
-        head.load_state_dict(own, strict=False)
+    own = _stored_tensors(source, names)
+    if not own:
+        return head
+    optional = ("decoder", "decoder_bias")
+    missing = [names[ours] for ours in names if ours not in own and ours not in optional]
+    if missing:
+        raise ValueError(
+            f"plm.source must hold its whole MLM head or none of it, got {source.folder} "
+            f"without {missing[0]}"
+        )
+    # An untied decoder adds a bias of its own; the other one is then stored, but not used.
+    own["bias"] = own.pop("decoder_bias", own["bias"])
+    # A tied checkpoint stores its decoder as the word embeddings, of which an untied head
+    # already holds a copy.
+    if tied:
+        own.pop("decoder", None)
+    head.load_state_dict(own, strict=False)
     return head
 
 
+def _stored_tensors(source: PLMSource, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that ``names`` (ours -> theirs) lists, under our names."""
+    from safetensors import safe_open
+
+    ours = {theirs: name for name, theirs in names.items()}
+    found: dict[str, Tensor] = {}
+    for path in source.weight_files:
+        with safe_open(path, framework="pt") as weights:
+            for stored in weights.keys():  # noqa: SIM118, the file is no mapping
+                # Checkpoints converted from TensorFlow, as bert-base-uncased, say gamma and beta.
+                theirs = stored.replace("LayerNorm.gamma", "LayerNorm.weight")
+                theirs = theirs.replace("LayerNorm.beta", "LayerNorm.bias")
+                if theirs in ours:
+                    found[ours[theirs]] = weights.get_tensor(stored).float()
+    return found
+
+
 def pool(hidden: Tensor | Sequence[Tensor], mask_BN: Tensor | None, pooling: str) -> Tensor:
-    """One vector a text (paper section 3.5, section 6 of docs/method.md).
+    """One vector a text (section 6 of docs/method.md).
 
     Args:
         hidden: the last layer's output (B, N, H), or the outputs of all layers.

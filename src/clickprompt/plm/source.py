@@ -27,6 +27,7 @@ EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 _HOW_TO_PLACE = (
     "put its config.json, its tokenizer files and its model.safetensors into a folder "
     "and set plm.source to that folder"
@@ -108,12 +109,19 @@ def load_tokenizer(plm: PLMParameters) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to the language model.
 
     Raises:
-        ValueError: the source cannot be resolved or holds no tokenizer with the special
-            tokens that the text view and the masking need.
+        ValueError: the source cannot be resolved, holds no readable tokenizer, or one without
+            the special tokens that the text view and the masking need, or with more tokens
+            than the model has embeddings.
     """
     from transformers import AutoTokenizer
 
     source = resolve_source(plm)
+    # Without its files transformers would make up an empty tokenizer.
+    if not any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(
+            f"plm.source must hold the files of a tokenizer ({', '.join(_TOKENIZER_FILES)}), "
+            f"got none of them in {source.folder}"
+        )
     try:
         with quiet_transformers():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -121,7 +129,7 @@ def load_tokenizer(plm: PLMParameters) -> PreTrainedTokenizerBase:
             )
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"plm.source must hold the files of a tokenizer, got {source.folder}: {error}"
+            f"plm.source must hold a readable tokenizer, got {source.folder}: {error}"
         ) from error
     missing = [
         name
@@ -131,6 +139,12 @@ def load_tokenizer(plm: PLMParameters) -> PreTrainedTokenizerBase:
     if missing:
         raise ValueError(
             f"the tokenizer of plm.source must have {', '.join(missing)}, got {source.name!r}"
+        )
+    rows = source.config()["vocab_size"]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer of plm.source must have at most the {rows} tokens of the model's "
+            f"vocabulary, got {len(tokenizer)} in {source.folder}"
         )
     return tokenizer
 

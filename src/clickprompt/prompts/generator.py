@@ -1,4 +1,4 @@
-"""From the CTR model's representation to prompts of every layer (paper section 3.2).
+"""From the CTR model's representation to prompts of every layer (section 3 of docs/method.md).
 
 Letters: B batch, D representation, L layers, A heads, K prompts, d head size, H = A*d.
 """

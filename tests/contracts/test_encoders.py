@@ -1,0 +1,390 @@
+"""What the prompted encoder must do for every family; a new one is covered by a tiny config.
+
+The four facts of section 4 of docs/method.md, for tiny random encoders and for the embedded model.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.plm.tiny import CLASSES, PADDING, POSITIONS, save_tiny
+from transformers import AutoModel
+
+from clickprompt.parameters import PLMParameters
+from clickprompt.plm import PromptedEncoder, load_encoder, resolve_source
+from clickprompt.plm.attention import KERNELS
+from clickprompt.plm.families import FAMILIES
+from clickprompt.prompts import PromptGenerator
+
+PROMPTS = 3
+LENGTHS = torch.tensor([12, 9, 7, 10])
+MASK_BN = torch.arange(12) < LENGTHS[:, None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One encoder and what loads it."""
+
+    encoder: PromptedEncoder
+    parameters: PLMParameters
+    padding: int
+
+    def tokens(self, mask_BN: torch.Tensor = MASK_BN, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        token_ids_BN = torch.randint(5, 100, mask_BN.shape, generator=generator)
+        return torch.where(mask_BN, token_ids_BN, self.padding)
+
+    def prompts(self, batch: int = 4, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        encoder = self.encoder
+        shape = (2, batch, encoder.layers, encoder.heads, PROMPTS, encoder.head_size)
+        key, value = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return key, value
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    made = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
+    for family, folder in made.items():
+        save_tiny(folder, family)
+    return made
+
+
+@functools.cache
+def _load(family: str, folder: Path | None, kernel: str) -> Case:
+    if folder is None:
+        parameters = PLMParameters(attention=kernel)
+    else:
+        parameters = PLMParameters(source=str(folder), keep_layers=None, attention=kernel)
+    return Case(load_encoder(parameters).eval(), parameters, PADDING[family])
+
+
+@pytest.fixture(params=["sdpa", "matmul"])
+def kernel(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=list(FAMILIES))
+def tiny_case(request, kernel, folders) -> Case:
+    return _load(request.param, folders[request.param], kernel)
+
+
+@pytest.fixture(params=[*FAMILIES, "embedded"])
+def case(request, kernel, folders) -> Case:
+    if request.param == "embedded":
+        return _load("bert", None, kernel)
+    return _load(request.param, folders[request.param], kernel)
+
+
+@functools.cache
+def _plain(parameters: PLMParameters, layers: int) -> torch.nn.Module:
+    """transformers' own model with its own attention."""
+    folder = resolve_source(parameters).folder
+    return AutoModel.from_pretrained(
+        folder, num_hidden_layers=layers, attn_implementation="sdpa", add_pooling_layer=False
+    ).eval()
+
+
+def test_every_family_has_a_tiny_config():
+    assert set(CLASSES) == set(FAMILIES)
+
+
+# --- the four facts --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_without_prompts_it_is_the_plain_encoder(case, kernel, padded):
+    token_ids_BN = case.tokens(MASK_BN if padded else torch.ones_like(MASK_BN))
+    mask_BN = MASK_BN if padded else None
+    plain = _plain(case.parameters, case.encoder.layers)(
+        input_ids=token_ids_BN,
+        attention_mask=None if mask_BN is None else mask_BN.long(),
+        output_hidden_states=True,
+    )
+    hiddens = case.encoder(token_ids_BN, mask_BN, all_layers=True)
+    last = case.encoder(token_ids_BN, mask_BN)
+    assert len(hiddens) == case.encoder.layers
+    seen_BN = torch.ones_like(MASK_BN) if mask_BN is None else mask_BN
+    for ours, theirs in zip(
+        (*hiddens, last), (*plain.hidden_states[1:], plain.last_hidden_state), strict=True
+    ):
+        if kernel == "sdpa":
+            assert torch.equal(ours[seen_BN], theirs[seen_BN])
+        else:
+            torch.testing.assert_close(ours[seen_BN], theirs[seen_BN], rtol=0, atol=4e-6)
+
+
+# In float32 the matrix products round differently for another length; see float64 for the proof.
+TOLERANCES = {("sdpa", torch.float32): 2e-6, ("matmul", torch.float32): 4e-6}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padding_changes_nothing(case, kernel, dtype):
+    encoder = copy.deepcopy(case.encoder).to(dtype)
+    token_ids_BN, (key, value) = case.tokens(), (prompt.to(dtype) for prompt in case.prompts())
+    padded = encoder(token_ids_BN, MASK_BN, key, value)
+    for row, length in enumerate(LENGTHS.tolist()):
+        at = slice(row, row + 1)
+        alone = encoder(token_ids_BN[at, :length], None, key[at], value[at])
+        tolerance = TOLERANCES.get((kernel, dtype), 1e-12)
+        torch.testing.assert_close(padded[at, :length], alone, rtol=0, atol=tolerance)
+
+
+def test_gradients_reach_the_prompts_of_every_layer_and_row(case):
+    prompts = [tensor.requires_grad_() for tensor in case.prompts()]
+    hidden = case.encoder(case.tokens(), MASK_BN, *prompts)
+    coefficients = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(3))
+    (hidden * coefficients)[MASK_BN].sum().backward()
+    for prompt in prompts:
+        norms_BLAK = prompt.grad.norm(dim=-1)
+        assert (norms_BLAK > 0).all()
+
+
+def test_prompts_are_always_visible_and_there_is_no_mask_without_padding(case, kernel, monkeypatch):
+    masks = []
+
+    def spy(query, key, value, visible, dropout, scaling):
+        masks.append(visible)
+        return original(query, key, value, visible, dropout, scaling)
+
+    original = KERNELS[kernel]
+    monkeypatch.setitem(KERNELS, kernel, spy)
+    encoder = load_encoder(case.parameters).eval()
+    key, value = case.prompts()
+    with torch.no_grad():
+        for mask_BN in (None, torch.ones_like(MASK_BN)):
+            encoder(case.tokens(), mask_BN, key, value)
+        assert masks == [None] * 2 * encoder.layers
+        masks.clear()
+        encoder(case.tokens(), MASK_BN, key, value)
+        assert len(masks) == encoder.layers
+        for visible in masks:
+            assert visible.dtype == torch.bool
+            assert visible.shape == (4, 1, 1, PROMPTS + 12)
+            assert visible[..., :PROMPTS].all()
+            assert torch.equal(visible[:, 0, 0, PROMPTS:], MASK_BN)
+        masks.clear()
+        # transformers' own forward with its own mask: the same registered attention.
+        encoder.model(
+            input_ids=case.tokens(), attention_mask=MASK_BN.long(), key_BLAKd=key, value_BLAKd=value
+        )
+        for visible in masks:
+            assert visible.shape == (4, 1, 12, PROMPTS + 12)
+            assert visible[..., :PROMPTS].all()
+
+
+# --- more that must hold ---------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_transformers_own_forward_with_prompts_agrees(case):
+    key, value = case.prompts()
+    theirs = case.encoder.model(
+        input_ids=case.tokens(), attention_mask=MASK_BN.long(), key_BLAKd=key, value_BLAKd=value
+    ).last_hidden_state
+    ours = case.encoder(case.tokens(), MASK_BN, key, value)
+    torch.testing.assert_close(ours[MASK_BN], theirs[MASK_BN], rtol=0, atol=4e-6)
+
+
+@torch.no_grad()
+def test_the_prompts_of_a_layer_act_from_that_layer_on(case):
+    token_ids_BN, (key, value) = case.tokens(), case.prompts()
+    before = case.encoder(token_ids_BN, MASK_BN, key, value, all_layers=True)
+    changed = key.clone()
+    changed[:, -1] += 1
+    after = case.encoder(token_ids_BN, MASK_BN, changed, value, all_layers=True)
+    for old, new in zip(before[:-1], after[:-1], strict=True):
+        assert torch.equal(old, new)
+    assert ((after[-1] - before[-1]).abs().amax(dim=-1)[MASK_BN] > 1e-4).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", ["tokens", "prompts"])
+def test_a_changed_row_changes_that_row_only(case, what):
+    token_ids_BN, (key, value) = case.tokens(), case.prompts()
+    before = case.encoder(token_ids_BN, MASK_BN, key, value)
+    if what == "tokens":
+        token_ids_BN[2, 1] += 1
+    else:
+        value[2] += 1
+    after = case.encoder(token_ids_BN, MASK_BN, key, value)
+    same = torch.tensor([True, True, False, True])
+    assert torch.equal(before[same], after[same])
+    assert (before[2, : LENGTHS[2]] != after[2, : LENGTHS[2]]).any(dim=-1).all()
+
+
+@torch.no_grad()
+def test_the_order_of_the_prompts_does_not_matter(case):
+    token_ids_BN, (key, value) = case.tokens(), case.prompts()
+    order = torch.tensor([2, 0, 1])
+    straight = case.encoder(token_ids_BN, MASK_BN, key, value)
+    turned = case.encoder(token_ids_BN, MASK_BN, key[..., order, :], value[..., order, :])
+    torch.testing.assert_close(straight[MASK_BN], turned[MASK_BN], rtol=0, atol=4e-6)
+
+
+SELECTIONS = {
+    "in order": [(0, 2), (0, 5), (1, 1), (2, 3), (2, 6), (3, 8)],
+    "any order, an empty row": [(3, 9), (0, 11), (3, 0), (0, 0), (1, 4), (3, 4)],
+    "one row": [(2, 5)],
+    "one position twice": [(1, 3), (1, 3), (0, 1)],
+}
+
+
+@pytest.mark.parametrize("with_prompts", [True, False])
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_last_layer_at_is_the_full_forward(tiny_case, selection, with_prompts):
+    _compare_last_layer_at(tiny_case, selection, with_prompts)
+
+
+def test_last_layer_at_is_the_full_forward_of_the_embedded_model(kernel):
+    case = _load("bert", None, kernel)
+    _compare_last_layer_at(case, SELECTIONS["any order, an empty row"], True)
+
+
+def _compare_last_layer_at(
+    case: Case, selection: list[tuple[int, int]], with_prompts: bool
+) -> None:
+    encoder = copy.deepcopy(case.encoder).double()  # so that only rounding is forgiven
+    rows_S, columns_S = torch.tensor(selection).T
+    results = []
+    for short in (False, True):
+        prompts = [prompt.double().requires_grad_() for prompt in case.prompts()]
+        given_prompts = prompts if with_prompts else []
+        encoder.zero_grad()
+        if short:
+            hidden_SH = encoder(
+                case.tokens(), MASK_BN, *given_prompts, last_layer_at=(rows_S, columns_S)
+            )
+        else:
+            hidden_SH = encoder(case.tokens(), MASK_BN, *given_prompts)[rows_S, columns_S]
+        coefficients = torch.randn(hidden_SH.shape, generator=torch.Generator().manual_seed(5))
+        (hidden_SH * coefficients).sum().backward()
+        gradients = {name: p.grad for name, p in encoder.named_parameters()}
+        gradients |= {f"prompt {i}": prompt.grad for i, prompt in enumerate(given_prompts)}
+        results.append((hidden_SH.detach(), gradients))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-11)
+
+
+def test_dropout_acts_in_training_only(case):
+    encoder, (key, value) = case.encoder, case.prompts()
+    with torch.no_grad():
+        calm = [encoder(case.tokens(), MASK_BN, key, value) for _ in range(2)]
+        encoder.train()
+        try:
+            torch.manual_seed(0)
+            first = encoder(case.tokens(), MASK_BN, key, value)
+            second = encoder(case.tokens(), MASK_BN, key, value)
+            torch.manual_seed(0)
+            again = encoder(case.tokens(), MASK_BN, key, value)
+        finally:
+            encoder.eval()
+    assert torch.equal(*calm)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
+
+
+@torch.no_grad()
+def test_bf16_autocast_stays_near_float32(case):
+    token_ids_BN, (key, value) = case.tokens(), case.prompts()
+    exact = case.encoder(token_ids_BN, MASK_BN, key, value)[MASK_BN]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = case.encoder(token_ids_BN, MASK_BN, key, value)[MASK_BN].float()
+    assert ((rough - exact).norm() / exact.norm()).item() < 0.03
+
+
+def test_state_survives_a_round_trip(case):
+    other = load_encoder(case.parameters).eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other.load_state_dict(case.encoder.state_dict())
+    with torch.no_grad():
+        assert torch.equal(
+            other(case.tokens(), MASK_BN, *case.prompts()),
+            case.encoder(case.tokens(), MASK_BN, *case.prompts()),
+        )
+
+
+def test_it_is_loaded_in_silence(case, capfd):
+    load_encoder(case.parameters)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_the_generator_fits_the_encoder(case):
+    encoder = case.encoder
+    generator = PromptGenerator(
+        representation_size=7,
+        layers=encoder.layers,
+        heads=encoder.heads,
+        head_size=encoder.head_size,
+        count=PROMPTS,
+    )
+    representation_BD = torch.ones(4, 7)
+    hidden = encoder(case.tokens(), MASK_BN, *generator(representation_BD))
+    hidden[MASK_BN].square().sum().backward()
+    assert all(parameter.grad is not None for parameter in generator.parameters())
+    encoder.zero_grad()
+
+
+# --- limits ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_the_longest_text_fits_and_one_more_token_does_not(case):
+    limit = case.encoder.position_limit
+    assert limit == (512 if case.parameters.keep_layers else POSITIONS)
+    token_ids_BN = torch.full((1, limit + 1), 7)
+    assert case.encoder(token_ids_BN[:, :limit], None).isfinite().all()
+    with pytest.raises(ValueError, match=rf"at most {limit} tokens .* got {limit + 1}"):
+        case.encoder(token_ids_BN, None)
+
+
+def test_prompts_of_a_wrong_shape_are_an_error(case):
+    key, value = case.prompts()
+    with pytest.raises(ValueError, match=r"key_BLAKd must have shape \(B, L, A, K, d\)"):
+        case.encoder(case.tokens(), MASK_BN, key[:, :1], value)
+    with pytest.raises(ValueError, match="value_BLAKd must have shape"):
+        case.encoder(case.tokens(), MASK_BN, key, value[:2])
+    with pytest.raises(ValueError, match="must be given together"):
+        case.encoder(case.tokens(), MASK_BN, key)
+    with pytest.raises(ValueError, match="last_layer_at must be None with all_layers"):
+        case.encoder(case.tokens(), MASK_BN, all_layers=True, last_layer_at=(key, value))
+
+
+# --- properties ------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 20), min_size=1, max_size=5),
+    extra=st.integers(0, 4),
+    count=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+    family=st.sampled_from(list(FAMILIES)),
+)
+def test_any_padding_any_batch_gives_the_same_text(folders, lengths, extra, count, seed, family):
+    encoder = _load(family, folders[family], "auto").encoder
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, len(lengths), encoder.layers, encoder.heads, count, encoder.head_size)
+    key, value = torch.randn(shape, generator=generator)
+    texts = [torch.randint(5, 100, (length,), generator=generator) for length in lengths]
+    width = max(lengths) + extra
+    token_ids_BN = torch.full((len(texts), width), PADDING[family])
+    for row, text in enumerate(texts):
+        token_ids_BN[row, : len(text)] = text
+    mask_BN = torch.arange(width) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        together = encoder(token_ids_BN, mask_BN, key, value)
+        for row, text in enumerate(texts):
+            at = slice(row, row + 1)
+            alone = encoder(text[None], None, key[at], value[at])
+            torch.testing.assert_close(together[at, : len(text)], alone, rtol=0, atol=4e-6)
