@@ -255,7 +255,7 @@ class MaskedTokenObjective:
             token_ids_BN,
             self._text.maskable(token_ids_BN, length_B),
             self._masking,
-            mask_id=self._text.mask_id,
+            mask_id=self._input.special_tokens["mask"],
             random_tokens=self._active,
             allowed_tokens=self._allowed,
             seed=self._seed,

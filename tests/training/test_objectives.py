@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.training.tiny_run import CTR, PROMPTS
+
+from clickprompt.evaluation.metrics import auc, log_loss
+from clickprompt.parameters import (
+    FinetuneWithPLMParameters,
+    MaskingParameters,
+    PretrainParameters,
+    TrainingParameters,
+)
+from clickprompt.training import loop, stages
+from clickprompt.training.machine import choose_machine
+from clickprompt.training.objectives import (
+    ClickObjective,
+    MaskedTokenObjective,
+    probabilities,
+)
+
+MACHINE = choose_machine(TrainingParameters(precision="float32", device="cpu"))
+
+
+def pretraining(model_input, plm, **masking):
+    ctr = stages._fresh_ctr(CTR, model_input, 0)
+    ctr.head.requires_grad_(False)
+    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    model = stages.ClickPromptForPretraining(
+        ctr=ctr,
+        generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0),
+        encoder=encoder,
+        mlm_head=stages.load_mlm_head(plm, encoder, generator=torch.Generator().manual_seed(0)),
+    )
+    objective = MaskedTokenObjective(
+        model_input=model_input,
+        machine=MACHINE,
+        masking=MaskingParameters(**masking),
+        batch_size=32,
+        evaluation_batch_size=50,
+        seed=5,
+    )
+    return model, objective
+
+
+def clicks(model_input, plm, **head):
+    ctr = stages._fresh_ctr(CTR, model_input, 0)
+    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    model = stages.ClickPromptForClicks(
+        ctr=ctr,
+        generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0),
+        encoder=encoder,
+        **head,
+    )
+    model.initialise_head(torch.Generator().manual_seed(1))
+    objective = ClickObjective(
+        model_input=model_input,
+        machine=MACHINE,
+        batch_size=32,
+        evaluation_batch_size=50,
+        seed=5,
+        text=True,
+    )
+    return model, objective
+
+
+def test_parts_of_a_batch_are_the_batch(model_input, plm):
+    _, objective = pretraining(model_input, plm)
+    batch = objective.prepare(np.arange(30), 0, 0)
+    parts = [batch.part(number, 4) for number in range(4)]
+    assert sum(len(part) for part in parts) == 30
+    np.testing.assert_array_equal(
+        np.concatenate([p.token_ids_BN for p in parts]), batch.token_ids_BN
+    )
+    np.testing.assert_array_equal(np.concatenate([p.target_S for p in parts]), batch.target_S)
+    starts = np.cumsum([0, *(len(p) for p in parts[:-1])])
+    rows = np.concatenate([p.row_S + s for p, s in zip(parts, starts, strict=True)])
+    np.testing.assert_array_equal(rows, batch.row_S)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "clicks"])
+def test_accumulation_does_not_change_the_step(model_input, plm, kind):
+    """1 x 32 = 4 x 8, although the parts hold different numbers of masked tokens."""
+
+    def step(accumulate):
+        torch.manual_seed(0)
+        if kind == "pretrain":
+            model, objective = pretraining(model_input, plm)
+            stage = PretrainParameters(epochs=1, batch_size=32, accumulate=accumulate)
+        else:
+            model, objective = clicks(model_input, plm)
+            stage = FinetuneWithPLMParameters(epochs=1, batch_size=32, accumulate=accumulate)
+        model.double()
+        optimizer = loop.build_optimizer(model, stage)
+        loss, count = loop._step(
+            loop.Accelerator(cpu=True), model, [], _Still(optimizer), objective, stage,
+            rows=objective.batches(0)[0], position=(0, 0), seed=0,
+        )  # fmt: skip
+        return (
+            float(loss),
+            count,
+            {n: p.grad for n, p in model.named_parameters() if p.requires_grad},
+        )
+
+    whole, parts = step(1), step(4)
+    assert whole[0] == pytest.approx(parts[0], rel=1e-6)
+    assert whole[1] == parts[1]
+    for name, gradient in whole[2].items():
+        torch.testing.assert_close(parts[2][name], gradient, rtol=1e-4, atol=1e-8)
+
+
+class _Still:
+    """An optimiser that keeps weights and gradients, to look at them."""
+
+    def __init__(self, optimizer):
+        self.param_groups = optimizer.param_groups
+
+    def step(self):
+        pass
+
+    def zero_grad(self, set_to_none):
+        pass
+
+
+def test_pa_mlm_never_touches_ids_labels_or_special_tokens(model_input, plm):
+    _, objective = pretraining(model_input, plm)
+    rows = np.arange(200)
+    plain, lengths = objective._text.tokens(rows, multiple_of=2)
+    changed = np.zeros_like(plain, dtype=bool)
+    for epoch in range(20):
+        batch = objective.prepare(rows, epoch, 0)
+        np.testing.assert_array_equal(batch.x_id_BF, model_input.ids[rows])
+        np.testing.assert_array_equal(batch.length_B, lengths)
+        changed |= batch.token_ids_BN != plain
+    special = np.isin(plain, list(model_input.special_tokens.values()))
+    assert changed[~special].mean() > 0.8
+    assert not changed[special].any()
+
+
+@pytest.mark.parametrize("vocabulary", ["active", "full"])
+def test_the_loss_is_the_cross_entropy_of_the_selected_tokens(model_input, plm, vocabulary):
+    """Against a plain computation: whole encoder, decoder everywhere, then selection."""
+    model, objective = pretraining(model_input, plm, vocabulary=vocabulary)
+    model.eval()
+    rows = objective.batches(0)[1]
+    batch = objective.prepare(rows, 0, 1)
+    found = objective.loss_sum(model, batch)
+    tokens = torch.from_numpy(batch.token_ids_BN)
+    mask = torch.arange(tokens.shape[1]) < torch.from_numpy(batch.length_B)[:, None]
+    key, value = model.generator(model.ctr.representation(torch.from_numpy(batch.x_id_BF)))
+    hidden = model.encoder(tokens, mask, key, value)
+    scores = model.mlm_head(hidden.flatten(0, 1)).unflatten(0, tokens.shape)
+    plain, _ = objective._text.tokens(rows, multiple_of=2)
+    active = torch.tensor(model_input.active_tokens.tolist())
+    expected = 0.0
+    for row, column in zip(batch.row_S, batch.column_S, strict=True):
+        vector, target = scores[row, column].double(), int(plain[row, column])
+        pool = vector[active] if vocabulary == "active" else vector
+        expected += (torch.logsumexp(pool, 0) - vector[target]).item()
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_validation_measures_prompts_on_off_and_shuffled(model_input, plm):
+    model, objective = pretraining(model_input, plm)
+    with torch.no_grad():  # prompts that say much, so that the three differ
+        model.generator.second.weight.mul_(20)
+    metrics = objective.validate(model)
+    losses = [metrics[f"valid_mlm_loss_prompts_{name}"] for name in ("on", "off", "shuffled")]
+    assert len(set(losses)) == 3
+    assert metrics == objective.validate(model), "the same masks each time"
+    with torch.no_grad():  # a generator that says the same for every row
+        model.generator.second.weight.zero_()
+    metrics = objective.validate(model)
+    assert metrics["valid_mlm_loss_prompts_on"] == pytest.approx(
+        metrics["valid_mlm_loss_prompts_shuffled"], rel=1e-6
+    )
+
+
+def test_predictions_stand_in_the_order_of_the_rows(model_input, plm):
+    """Batches by length inside; one row alone gives the same probability."""
+    model, objective = clicks(model_input, plm)
+    found = objective.predict(model, "test")
+    part = model_input.rows("test")
+    for offset in (0, 7, part.stop - part.start - 1):
+        row = np.array([part.start + offset])
+        with torch.no_grad():
+            logit = objective.logits(model.eval(), objective.prepare(row))
+        assert found[offset] == pytest.approx(float(torch.sigmoid(logit.double())), rel=1e-5)
+    metrics = objective.validate(model)
+    labels = model_input.labels[model_input.rows("valid")]
+    valid = objective.predict(model, "valid")
+    assert metrics == {
+        "valid_auc": auc(labels, valid),
+        "valid_log_loss": log_loss(labels, valid),
+    }
+
+
+def test_fusion_is_the_convex_combination_or_the_sum(model_input, plm):
+    rows = np.arange(8)
+    logits = {}
+    for name, head in {
+        "one": {"alpha": 1.0},
+        "zero": {"alpha": 0.0},
+        "mixed": {"alpha": 0.3},
+        "sum": {"fusion": "sum"},
+    }.items():
+        model, objective = clicks(model_input, plm, **head)
+        with torch.no_grad():
+            logits[name] = objective.logits(model.eval(), objective.prepare(rows))
+            ctr = model.ctr(torch.from_numpy(np.array(model_input.ids[rows])))
+    torch.testing.assert_close(logits["one"], ctr)
+    torch.testing.assert_close(logits["mixed"], 0.3 * logits["one"] + 0.7 * logits["zero"])
+    torch.testing.assert_close(logits["sum"], logits["one"] + logits["zero"])
+
+
+def test_the_sigmoid_keeps_extreme_logits_apart():
+    logits = np.array([-800.0, -40.0, 0.0, 40.0, 800.0])
+    found = probabilities(logits)
+    assert found[0] == 0.0
+    assert 0 < found[1] < 1e-17
+    np.testing.assert_allclose(found[2], 0.5)
+    assert found[4] == 1.0
+
+
+def test_click_batches_cover_the_train_rows_once(model_input, plm):
+    _, objective = clicks(model_input, plm)
+    rows = np.concatenate(objective.batches(0))
+    train = model_input.rows("train")
+    np.testing.assert_array_equal(np.sort(rows), np.arange(train.start, train.stop))
+    assert not np.array_equal(rows, np.concatenate(objective.batches(1)))
+
+
+def test_id_only_batches_have_no_text(model_input):
+    objective = ClickObjective(
+        model_input=model_input,
+        machine=MACHINE,
+        batch_size=32,
+        evaluation_batch_size=50,
+        seed=5,
+        text=False,
+    )
+    batch = objective.prepare(np.arange(3))
+    assert batch.token_ids_BN is None
+    assert objective.count(batch) == 3
