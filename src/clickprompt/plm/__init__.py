@@ -1,13 +1,18 @@
 """Language models that read prompts: loading, prompted attention, heads, pooling.
 
 `load_encoder` and `load_tokenizer` take `clickprompt.parameters.PLMParameters`;
-`PromptedEncoder`, `MLMHead` and `pool` are plain torch. Importing this package imports
-torch; `clickprompt.plm.source` alone does not.
+`PromptedEncoder`, `MLMHead` and `pool` are plain torch. torch is imported with the first of
+them that is asked for: finding a model's files needs none of it.
 """
 
-from clickprompt.plm.encoder import PromptedEncoder, load_encoder
-from clickprompt.plm.head import POOLINGS, MLMHead, load_mlm_head, pool
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from clickprompt.plm.source import PLMSource, load_tokenizer, resolve_source
+
+if TYPE_CHECKING:
+    from clickprompt.plm.encoder import PromptedEncoder, load_encoder
+    from clickprompt.plm.head import POOLINGS, MLMHead, load_mlm_head, pool
 
 __all__ = [
     "POOLINGS",
@@ -20,3 +25,18 @@ __all__ = [
     "pool",
     "resolve_source",
 ]
+
+_TORCH_PARTS = {
+    "PromptedEncoder": "encoder",
+    "load_encoder": "encoder",
+    "POOLINGS": "head",
+    "MLMHead": "head",
+    "load_mlm_head": "head",
+    "pool": "head",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TORCH_PARTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_TORCH_PARTS[name]}"), name)
