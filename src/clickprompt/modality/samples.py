@@ -55,17 +55,18 @@ def label_and_split(interactions: Any, data: DataParameters) -> Any:
     split = _split(key_table, data)
     _require_classes(label, split, data)
 
-    backend = nw.get_native_namespace(key_table)
+    backend = key_table.implementation
     if isinstance(frame, nw.LazyFrame):
         # a lazy frame has no row order to rely on: label and split are joined by row number
         added = nw.from_dict({"row": row, "label": label, "split": split}, backend=backend)
+        frame = frame.drop("label", "split", strict=False)
         return frame.join(added.lazy(), on="row", how="inner").sort("split", "row").to_native()
     # one gather for filter and order: the text columns are what costs
     order = np.lexsort((row, split))
     positions = _positions(frame["row"].to_numpy(), row[order])
     columns = {"label": label[order], "split": split[order]}
     return (
-        frame[positions]
+        nw.maybe_reset_index(frame[positions])
         .with_columns(nw.new_series(n, v, nw.Int8, backend=backend) for n, v in columns.items())
         .to_native()
     )

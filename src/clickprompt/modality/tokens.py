@@ -50,7 +50,7 @@ class PieceTokenizer:
         Args:
             tokenizer: a fast tokenizer of transformers, a ``tokenizers.Tokenizer``, or the path
                 of a ``tokenizer.json``.
-            name: for the metadata; by default the tokenizer's own.
+            name: for the metadata; by default the tokenizer's own, of a folder the last two parts.
 
         Raises:
             ValueError: it is no fast tokenizer, or has no mask or padding token, or does not put
@@ -59,7 +59,7 @@ class PieceTokenizer:
         if isinstance(tokenizer, PieceTokenizer):
             return tokenizer
         if isinstance(tokenizer, str | Path):
-            name = name or Path(tokenizer).parent.name
+            name = name or _short_name(str(Path(tokenizer).parent))
             tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not isinstance(backend, tokenizers.Tokenizer):
@@ -67,7 +67,8 @@ class PieceTokenizer:
                 f"the tokenizer must be a fast one (with a tokenizer.json), got "
                 f"{type(tokenizer).__name__}"
             )
-        name = name or str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
+        own_name = _short_name(str(getattr(tokenizer, "name_or_path", "")))
+        name = name or own_name or type(tokenizer).__name__
         text = _plain_json(backend)
         backend = tokenizers.Tokenizer.from_str(text)  # a copy: the caller's stays as it is
         around = backend.encode("").ids
@@ -228,6 +229,11 @@ def _check_sentences(text_view: TextView, fast: PieceTokenizer, ids: list[list[i
                 f"tokenizer {fast.name} must split texts on white space, got other tokens for the "
                 f"sentence {text_view.text(row)!r} than for its pieces"
             )
+
+
+def _short_name(name: str) -> str:
+    """A hub name as it is; of a folder's path what does not depend on the machine."""
+    return "/".join(Path(name).parts[-2:]) if Path(name).is_dir() else name
 
 
 def _plain_json(backend: tokenizers.Tokenizer) -> str:

@@ -127,16 +127,16 @@ def require_usable(table: TextTable, rows_read: int, report: ReadReport) -> None
     """Stop when most rows of a file were unusable: then the file is of another format.
 
     Raises:
-        ValueError: less than half of ``rows_read`` are left; shows the first report example.
+        ValueError: less than half of ``rows_read`` are left; gives the reasons and one example.
     """
     if 2 * len(table) >= rows_read:
         return
-    examples = [e for e in report.examples() if e["file"] == table.file]
-    shown = f"; line {examples[0]['line']}: {examples[0]['text']!r}" if examples else ""
-    reason = f" ({examples[0]['reason']})" if examples else ""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons("dropped").items())
+    example = next(e for e in report.examples() if e["reason"] in report.reasons("dropped"))
     raise ValueError(
         f"{table.file} must be in its published format, got {rows_read - len(table)} of "
-        f"{rows_read} rows that cannot be used{reason}{shown}"
+        f"{rows_read} rows that cannot be used ({reasons}); line {example['line']}: "
+        f"{example['text']!r}"
     )
 
 
@@ -197,7 +197,7 @@ def _split_plain(
     """Split inside Arrow; no Python object per line."""
     ends_whole = text.endswith("\n")
     if "\r" in text:
-        text = text.replace("\r\n", "\n")
+        text = text.replace("\r\n", "\n").removesuffix("\r")
     lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
     del text
     first = 1

@@ -54,9 +54,9 @@ class ReadReport:
                 text = text[:EXAMPLE_LENGTH] + "…"
             examples.append({"file": file, "line": line, "reason": reason, "text": text})
 
-    def count(self, kind: str) -> int:
-        """Number of events of one kind."""
-        return sum(self._counts[kind].values())
+    def reasons(self, kind: str) -> dict[str, int]:
+        """Reason -> count of one kind."""
+        return dict(self._counts[kind])
 
     def examples(self) -> list[dict[str, Any]]:
         """All kept examples: file, line, reason and text."""
@@ -64,11 +64,11 @@ class ReadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        assert self.rows_read == self.rows_kept + self.count("dropped")
+        assert self.rows_read == self.rows_kept + sum(self.reasons("dropped").values())
         return {
             "rows_read": self.rows_read,
             "rows_kept": self.rows_kept,
-            **{kind: dict(counts) for kind, counts in self._counts.items()},
+            **{kind: self.reasons(kind) for kind in self._counts},
             "examples": self.examples(),
             "files": dict(self.files),
         }

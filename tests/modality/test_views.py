@@ -1,0 +1,266 @@
+"""Vocabularies and pieces: fitted on train only, missing values, every kind of field."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.modality.conftest import make_data, make_interactions
+
+from clickprompt.modality import Vocabulary, build_id_view, build_text_view, label_and_split
+from clickprompt.modality.vocabulary import Column
+from clickprompt.parameters import FieldParameters
+
+
+def column(values: list) -> Column:
+    return Column.read(pd.DataFrame({"x": pd.Series(values, dtype=object)}), "x")
+
+
+def fit(values: list, train: int, **field) -> tuple[Vocabulary, list]:
+    """The vocabulary of a column, and the ids of all its rows."""
+    parameters = FieldParameters(column="x", name="x", **field)
+    found = column(values)
+    vocabulary = Vocabulary.fit(parameters, found, train)
+    return vocabulary, vocabulary.ids(found.values)[found.codes].tolist()
+
+
+def none_if_null(value):
+    return None if value is None or value != value else value
+
+
+def test_categorical_ids_are_dense_and_unseen_values_are_row_0():
+    vocabulary, ids = fit(["b", "a", "b", "c", "a", "d"], train=3)
+    assert vocabulary.size == 3
+    assert ids == [2, 1, 2, 0, 1, 0]
+
+
+def test_min_count_counts_train_rows_only():
+    vocabulary, ids = fit(["a", "a", "b", "b", "b", "b"], train=3, min_count=2)
+    assert vocabulary.values == ("a",)
+    assert ids == [1, 1, 0, 0, 0, 0]
+
+
+def test_missing_is_a_value_of_its_own_where_train_has_it():
+    _, ids = fit([None, "a", None], train=2)
+    assert ids == [1, 2, 1]
+    _, ids = fit(["a", "a", None], train=2)
+    assert ids == [1, 1, 0]
+
+
+def test_first_and_joined_values_of_a_cell():
+    cells = ["Drama|War", "War", "Drama|War ", "Comedy", "|", None]
+    vocabulary, ids = fit(cells, 3, kind="multi_valued", multi_valued="first")
+    assert vocabulary.values == ("Drama", "War")
+    assert ids == [1, 2, 1, 0, 0, 0]
+    vocabulary, ids = fit(cells, 3, kind="multi_valued", multi_valued="joined")
+    assert vocabulary.values == ("Drama, War", "War")
+    assert ids == [1, 2, 1, 0, 0, 0]
+
+
+def test_bags_hold_known_members_once():
+    cells = ["War|Drama|War", "Drama", "Comedy|War", "Comedy", None]
+    vocabulary, ids = fit(cells, 2, kind="multi_valued", multi_valued="bag")
+    assert vocabulary.values == ("Drama", "War")
+    members = [[m for m in row if m >= 0] for row in ids]
+    assert members == [[1, 2], [1], [2], [0], [0]]
+
+
+def test_numeric_buckets_are_train_quantiles():
+    train = list(range(100))
+    vocabulary, ids = fit([*train, -5, 1000, 50.5, None], 100, kind="numeric", buckets=4)
+    assert Counter(ids[:100]) == {1: 25, 2: 25, 3: 25, 4: 25}
+    assert ids[100:] == [1, 4, 3, 0]
+    assert vocabulary.size == 5
+    shifted, _ = fit([*train, *[5000] * 50], 100, kind="numeric", buckets=4)
+    assert shifted.edges == vocabulary.edges  # valid and test values move nothing
+
+
+def test_numeric_missing_and_repeated_values():
+    vocabulary, ids = fit([7, 7, 7, None, 9], 4, kind="numeric", buckets=10)
+    assert vocabulary.edges == ()
+    assert ids == [1, 1, 1, 2, 1]
+    assert vocabulary.size == 3
+
+
+@given(
+    values=st.lists(st.none() | st.floats(-1e9, 1e9, width=32), max_size=60),
+    number=st.floats(-1e9, 1e9, width=32),
+    buckets=st.integers(2, 12),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_numeric_row_of_the_table_stays_untrained(values, number, buckets):
+    values = [number, *values]
+    vocabulary, ids = fit(values, len(values), kind="numeric", buckets=buckets)
+    assert set(ids) == set(range(1, vocabulary.size))
+    known = sorted((value, i) for value, i in zip(values, ids, strict=True) if value is not None)
+    assert [i for _, i in known] == sorted(i for _, i in known)  # monotone
+
+
+def test_a_word_in_a_numeric_column_is_an_error():
+    with pytest.raises(ValueError, match=r"column x must hold finite numbers .* got 'many'"):
+        fit(["1", "many"], 2, kind="numeric")
+    with pytest.raises(ValueError, match=r"column x must hold finite numbers .* got 'inf'"):
+        fit(["1", "inf"], 2, kind="numeric")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {},
+        {"min_count": 2},
+        {"kind": "multi_valued", "multi_valued": "first"},
+        {"kind": "multi_valued", "multi_valued": "joined"},
+        {"kind": "multi_valued", "multi_valued": "bag"},
+    ],
+)
+@given(
+    train=st.lists(st.sampled_from(["a", "b", "a|b", "c|a", None, "d"]), min_size=1, max_size=20),
+    rest=st.lists(st.sampled_from(["a", "x", "x|y", "y|a", None, "z"]), max_size=20),
+)
+@settings(max_examples=60, deadline=None)
+def test_vocabularies_never_see_valid_and_test(field, train, rest):
+    alone, ids = fit(train, len(train), **field)
+    together, all_ids = fit(train + rest, len(train), **field)
+    assert together == alone
+    assert [[m for m in np.atleast_1d(i) if m >= 0] for i in all_ids[: len(train)]] == [
+        [m for m in np.atleast_1d(i) if m >= 0] for i in ids
+    ]
+
+
+@pytest.mark.parametrize("kind", ["categorical", "numeric"])
+def test_a_vocabulary_survives_json(kind):
+    import json
+
+    vocabulary, _ = fit([1, 2, 3, None], 4, kind=kind)
+    again = Vocabulary.from_dict(json.loads(json.dumps(vocabulary.as_dict())))
+    assert again == vocabulary
+    probe = ["1", "2.5" if kind == "numeric" else "9", None]
+    assert again.ids(probe).tolist() == vocabulary.ids(probe).tolist()
+
+
+def test_id_view_against_row_by_row_lookup(interactions, data, views):
+    id_view, _ = views
+    samples = label_and_split(interactions, data)
+    train = samples[samples["split"] == 0]
+    assert (id_view.row_numbers == samples["row"]).all()
+    assert (id_view.labels == samples["label"]).all()
+    assert id_view.split_rows == tuple(np.bincount(samples["split"]))
+    for position, name in enumerate(("user_id", "movie_id", "title")):
+        counts = Counter(none_if_null(v) for v in train[name])
+        minimum = data.fields[position].min_count
+        same: dict = {}
+        for value, found in zip(samples[name], id_view.ids[:, position], strict=True):
+            value = none_if_null(value)
+            assert (found == 0) == (counts[value] < minimum)
+            assert same.setdefault(value, found) == found
+        known = {i for i in same.values() if i}
+        assert known == set(range(1, id_view.field_sizes[position]))
+
+
+def test_bag_combinations_point_to_the_members(interactions, data, views):
+    id_view, _ = views
+    samples = label_and_split(interactions, data)
+    members = id_view.bags[3]
+    names = id_view.vocabularies[3].values
+    for cell, combination in zip(samples["genre"], id_view.ids[:, 3], strict=True):
+        cell = none_if_null(cell)
+        expected = {None} if cell is None else set(cell.split("|"))
+        assert {names[i - 1] for i in members[combination] if i >= 0} == expected
+    assert id_view.field_sizes[3] == 1 + len(names)
+
+
+def test_train_rows_of_users_and_items_are_counted_on_the_raw_column(interactions, data, views):
+    id_view, _ = views
+    samples = label_and_split(interactions, data)
+    train = samples[samples["split"] == 0]
+    for name, found in (
+        ("user_id", id_view.user_train_rows),
+        ("movie_id", id_view.item_train_rows),  # its min_count is 2: the id view knows less
+    ):
+        counts = Counter(train[name])
+        assert found.tolist() == [counts[value] for value in samples[name]]
+
+
+def test_pieces_and_sentences(interactions, data, views):
+    _, text_view = views
+    samples = label_and_split(interactions, data)
+    assert len(set(text_view.pieces)) == len(text_view.pieces)
+    for row, sample in enumerate(samples.to_dict("records")):
+        title, genre, pages = (none_if_null(sample[name]) for name in ("title", "genre", "pages"))
+        expected = (
+            f"user id is {sample['user_id']}. movie id is {sample['movie_id']}. "
+            f"movie title is {title or 'unknown'}. "
+            f"genre is {genre.replace('|', ', ') if genre else 'unknown'}. "
+            f"number of pages is {'unknown' if pages is None else format(pages, 'g')}."
+        )
+        assert text_view.text(row) == expected
+
+
+def test_missing_values_are_never_written_as_nan_or_none():
+    interactions = make_interactions(60)
+    interactions["title"] = None
+    data = make_data(missing_word="not given")
+    text_view = build_text_view(label_and_split(interactions, data), data)
+    assert " movie title is not given." in text_view.pieces
+    joined = " ".join(text_view.pieces)
+    assert not {"nan", "None", "<NA>"} & set(joined.replace(".", " ").split())
+
+
+def test_the_template_keeps_braces_of_values_and_names():
+    interactions = make_interactions(60)
+    interactions["title"] = "{field} and {value} in {0}"
+    fields = [{"column": "title", "name": "{value}"}]
+    data = make_data(fields=fields, template="[{field}: {value}] {x}")
+    text_view = build_text_view(label_and_split(interactions, data), data)
+    assert text_view.pieces == ("[{value}: {field} and {value} in {0}] {x}",)
+
+
+def test_first_genre_is_an_option():
+    interactions = make_interactions(60)
+    fields = [{"column": "genre", "name": "genre", "kind": "multi_valued", "multi_valued": "first"}]
+    data = make_data(fields=fields)
+    text_view = build_text_view(label_and_split(interactions, data), data)
+    assert set(text_view.pieces) == {
+        "genre is Drama.",
+        "genre is War.",
+        "genre is Comedy.",
+        "genre is unknown.",
+    }
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_polars_gives_the_same_views(interactions, data, views, lazy):
+    polars = pytest.importorskip("polars")
+    frame = polars.from_pandas(interactions)
+    samples = label_and_split(frame.lazy() if lazy else frame, data)
+    id_view, text_view = build_id_view(samples, data), build_text_view(samples, data)
+    assert id_view.vocabularies == views[0].vocabularies
+    assert (id_view.ids == views[0].ids).all()
+    assert (id_view.user_train_rows == views[0].user_train_rows).all()
+    assert text_view.pieces == views[1].pieces
+    assert (text_view.piece_ids == views[1].piece_ids).all()
+
+
+def test_categoricals_whole_numbers_and_booleans_are_read_as_text():
+    frame = pd.DataFrame(
+        {
+            "c": pd.Categorical(["b", None, "b"], categories=["unused", "b"]),
+            "n": [3, 1, 3],
+            "f": [3.0, 0.1, np.nan],
+            "t": [True, False, True],
+        }
+    )
+    texts = {}
+    for name in frame:
+        found = Column.read(frame, name)
+        texts[name] = [found.values[code] for code in found.codes]
+    assert texts == {
+        "c": ["b", None, "b"],
+        "n": ["3", "1", "3"],
+        "f": ["3", "0.1", None],
+        "t": ["True", "False", "True"],
+    }
