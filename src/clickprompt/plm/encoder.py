@@ -28,7 +28,7 @@ Positions = tuple[Tensor, Tensor]
 class PromptedEncoder(nn.Module):
     """An encoder whose layers read prompts (section 4 of docs/method.md).
 
-    NOTE[DIFF] The reference shifts the text's position ids by K when there are prompts; here
+    NOTE[DIFF]: the reference shifts the text's position ids by K when there are prompts; here
     the text keeps its positions. ``position_offset=K`` gives the reference's numbers.
 
     Args:

@@ -26,7 +26,7 @@ class MLMHead(nn.Module):
     ``logits = W LayerNorm(act(dense(h))) + bias``, act the encoder's own (GELU) and W
     either the word embeddings themselves (tied) or a trainable copy of its own.
 
-    NOTE[DIFF] The reference trains an untied decoder over all positions; here it is tied by
+    NOTE[DIFF]: the reference trains an untied decoder over all positions; here it is tied by
     default and runs on the selected positions only.
 
     Args:
