@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 import click
+import yaml
 from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as stock_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS, KedroCliError
+from kedro.framework.project import configure_logging
 from kedro.io import DatasetError
 from kedro.utils import find_kedro_project
 
@@ -35,7 +37,7 @@ class RunCommand(click.Command):
         """Run; a user's mistake becomes a short message and exit code 1."""
         project = find_kedro_project(Path.cwd())
         if project is not None:
-            os.chdir(project)  # relative folders in the parameters are the project's
+            _move_to(project)
             _check_environment(ctx, project)
         _merge_pipeline_options(ctx)
         for name in REPEATING_LOGGERS:
@@ -43,7 +45,7 @@ class RunCommand(click.Command):
         try:
             return super().invoke(ctx)
         except RunInterruptedError as error:
-            _say(f"{error}; the same command goes on from here")
+            click.secho(f"{error}; the same command goes on from here", fg="red", err=True)
             ctx.exit(130)
         except Exception as error:
             if ctx.meta.get("clickprompt.verbose") or not is_user_error(error):
@@ -86,6 +88,18 @@ def _raised_by(error: BaseException) -> str:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return str(traceback.tb_frame.f_globals.get("__name__", ""))
+
+
+def _move_to(project: Path) -> None:
+    """Run in the project's folder: relative folders in conf are the project's, logs too."""
+    logging_file = project / "conf" / "logging.yml"
+    if (
+        Path.cwd() != project
+        and logging_file.is_file()
+        and "KEDRO_LOGGING_CONFIG" not in os.environ
+    ):
+        configure_logging(yaml.safe_load(logging_file.read_text(encoding="utf-8")))
+    os.chdir(project)
 
 
 def _check_environment(ctx: click.Context, project: Path) -> None:

@@ -54,6 +54,9 @@ class UpToDateRunner(SequentialRunner):
         super().__init__(is_async=is_async)
         self._stamps = Stamps(Path(stamps))
 
+    def __str__(self) -> str:
+        return "clickprompt.runner.UpToDateRunner"  # Kedro records it
+
     def _run(
         self,
         pipeline: Pipeline,
@@ -67,7 +70,8 @@ class UpToDateRunner(SequentialRunner):
             if node not in nodes:
                 logger.info("up to date: %s", node.name)
         load_counts = Counter(chain.from_iterable(node.inputs for node in nodes))
-        for done, node in enumerate(nodes, start=1):
+        for number, node in enumerate(nodes, start=1):
+            logger.info("running: %s (%d of %d)", node.name, number, len(nodes))
             try:
                 Task(node, catalog, self._is_async, hook_manager, run_id).execute()
             except KeyboardInterrupt:
@@ -75,7 +79,6 @@ class UpToDateRunner(SequentialRunner):
             for name in node.outputs:
                 if files := _files(catalog, name):
                     self._stamps.record(files, stamps[_plain(name)])
-            logger.info("done: %s (%d of %d)", node.name, done, len(nodes))
             self._release_datasets(node, catalog, load_counts, pipeline)
 
     def _stamp_datasets(self, pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, str]:

@@ -1,0 +1,109 @@
+"""A whole project in a temporary folder: synthetic ratings, a tiny random encoder, quick training."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clickprompt.synthetic import ADJECTIVES, GENRES, WORDS, write_synthetic_ratings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+QUICK = {
+    "ctr": {"embedding_size": 8, "hidden_sizes": [16], "cross_layers": 1},
+    "plm": {"source": "plm", "sha256": None, "keep_layers": 1},
+    "prompts": {"count": 2, "bottleneck": 8},
+    "backbone": {"epochs": 2, "batch_size": 64, "learning_rate_ctr": 5e-3},
+    "pretrain": {"epochs": 2, "batch_size": 64},
+    "finetune": {
+        "without_plm": {"epochs": 2, "batch_size": 64, "learning_rate_ctr": 5e-3},
+        "with_plm": {"epochs": 2, "batch_size": 64, "learning_rate_plm": 1e-3},
+    },
+    "training": {"precision": "float32", "device": "cpu", "threads": 1},
+}
+
+
+def make_project(folder: Path, *, ratings: int = 1500, **parameters: Any) -> Path:
+    """Write a project that ``kedro run`` finishes in seconds; ``parameters`` replace ``QUICK``."""
+    shutil.copytree(
+        REPOSITORY / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"), symlinks=True
+    )
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    shutil.copy(REPOSITORY / ".telemetry", folder)
+    (folder / "src").mkdir()  # Kedro wants it; the package is the installed one
+    raw = folder / "data" / "01_raw" / "synthetic"
+    write_synthetic_ratings(raw, users=60, movies=120, ratings=ratings)
+    write_tiny_encoder(folder / "plm")
+    local = folder / "conf" / "local"
+    local.mkdir()
+    (local / "parameters.yml").write_text(yaml.safe_dump(QUICK | parameters))
+    (local / "catalog.yml").write_text(
+        yaml.safe_dump(
+            {
+                "raw_files": {
+                    "type": "clickprompt.datasets.RawFilesDataset",
+                    "path": "data/01_raw/synthetic",
+                    "files": {"ratings.csv": None, "movies.csv": None},
+                    "published_at": "clickprompt.synthetic",
+                }
+            }
+        )
+    )
+    return folder
+
+
+def write_tiny_encoder(folder: Path) -> None:
+    """A random one-layer BERT with a WordPiece vocabulary of the synthetic titles."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [word.lower() for word in (*WORDS, *ADJECTIVES, *GENRES)]
+    template = ["user", "movie", "id", "title", "genre", "release", "year", "is", "part", "of", "."]
+    letters = [
+        chr(code) for code in (*range(ord("a"), ord("z") + 1), *range(ord("0"), ord("9") + 1))
+    ]
+    vocabulary = [*special, *words, *template, *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = Tokenizer(
+        models.WordPiece({token: i for i, token in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.decoder = decoders.WordPiece()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)
+
+
+def run(project: Path, *options: str) -> Any:
+    """``kedro run`` inside this process: the result has ``exit_code`` and ``output``."""
+    from click.testing import CliRunner
+    from kedro.framework.startup import bootstrap_project
+
+    from clickprompt.cli import run as command
+
+    bootstrap_project(project)
+    with chdir(project):
+        return CliRunner().invoke(command, options)

@@ -1,0 +1,75 @@
+"""``kedro run``: Kedro's options, this project's runner, errors for users."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+from kedro.framework.cli.project import run as stock_run
+from kedro.io import DatasetError
+
+from clickprompt.cli import RUNNER, explain, is_user_error, run
+from clickprompt.evaluation.metrics import log_loss
+from clickprompt.parameters import ParameterError
+
+
+def options(command):
+    return {option.name: option for option in command.params}
+
+
+def test_every_option_of_kedro_is_kept():
+    ours, stock = options(run), options(stock_run)
+    assert set(ours) == set(stock) | {"verbose"}
+    for name, option in stock.items():
+        assert ours[name].opts == option.opts
+        assert name == "runner" or ours[name].default == option.default
+    assert ours["runner"].default == RUNNER
+    assert stock["runner"].default != RUNNER  # Kedro's own command is left as it was
+
+
+def raised(function, *arguments):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        function(*arguments)
+    return caught.value
+
+
+def test_value_error_of_this_package_is_the_users():
+    assert is_user_error(raised(log_loss, [1.0], [1.0, 0.0]))
+
+
+def test_value_error_of_another_library_is_a_fault_of_ours():
+    assert not is_user_error(raised(json.loads, "{"))
+    assert not is_user_error(raised(int, "x") if False else raised({}.__getitem__, "x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ParameterError("seed: ..."), True),
+        (FileNotFoundError("ratings.csv"), True),
+        (OSError(28, "No space left on device"), True),
+        (DatasetError("sha256"), True),
+        (TypeError("a bug"), False),
+        (KeyError("a bug"), False),
+        (AssertionError(), False),
+    ],
+)
+def test_kinds_of_errors(error, expected):
+    assert is_user_error(error) is expected
+
+
+def test_wrapped_error_counts_as_its_cause_and_says_its_message():
+    wrapped = DatasetError("table: Failed while saving data to dataset ParquetDataset(...)")
+    wrapped.__cause__ = OSError(28, "No space left on device")
+    assert is_user_error(wrapped)
+    assert explain(wrapped) == "table: [Errno 28] No space left on device"
+    wrapped.__cause__ = TypeError("a bug")
+    assert not is_user_error(wrapped)
+
+
+def test_command_line_without_a_kedro_command():
+    from clickprompt.__main__ import main
+
+    assert callable(main)
+    assert isinstance(run, click.Command)
