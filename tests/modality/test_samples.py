@@ -30,17 +30,25 @@ def test_thresholds_are_inclusive():
     assert samples["label"].sum() == 10
 
 
-def test_a_missing_rating_is_no_label():
+@pytest.mark.parametrize("engine", ["pandas", "polars"])
+@pytest.mark.parametrize("missing", [np.nan, None, np.inf])
+def test_a_missing_rating_is_no_label(engine, missing):
     interactions = make_interactions(100)
-    interactions.loc[:9, "rating"] = np.nan
-    samples = label_and_split(interactions, make_data())
-    assert samples["row"].min() >= 10
+    if engine == "pandas":
+        interactions.loc[:9, "rating"] = missing
+        assert label_and_split(interactions, make_data())["row"].min() >= 10
+    else:
+        polars = pytest.importorskip("polars")
+        ratings = [missing] * 10 + interactions["rating"].tolist()[10:]
+        frame = polars.from_pandas(interactions).with_columns(rating=polars.Series(ratings))
+        assert label_and_split(frame, make_data())["row"].min() >= 10
 
 
 @pytest.mark.parametrize("split", [{"by": "random"}, BY_TIME])
 def test_splits_are_contiguous_in_original_order_and_sized_by_the_shares(interactions, split):
     samples = label_and_split(interactions, make_data(split=split))
     total = len(samples)
+    assert samples.index.tolist() == list(range(total))
     assert (np.diff(samples["split"]) >= 0).all()
     for number in range(3):
         assert (np.diff(samples["row"][samples["split"] == number]) > 0).all()
@@ -52,8 +60,12 @@ def test_splits_are_contiguous_in_original_order_and_sized_by_the_shares(interac
 def test_published_sizes_of_a_round_number():
     interactions = make_interactions(100)
     interactions["rating"] = np.tile([1.0, 5.0], 50)
-    for shares, sizes in (((8, 1, 1), [80, 10, 10]), ((0.7, 0.2, 0.1), [70, 20, 10])):
-        samples = label_and_split(interactions, make_data(split={"shares": shares}))
+    for rows, shares, sizes in (
+        (100, (8, 1, 1), [80, 10, 10]),
+        (100, (0.7, 0.2, 0.1), [70, 20, 10]),
+        (20, (0.7, 0.1, 0.2), [14, 2, 4]),  # 20 * (0.7 + 0.1) is 15.999... in floats
+    ):
+        samples = label_and_split(interactions[:rows], make_data(split={"shares": shares}))
         assert np.bincount(samples["split"]).tolist() == sizes
 
 

@@ -44,10 +44,10 @@ def label_and_split(interactions: Any, data: DataParameters) -> Any:
     _require_columns(names, data)
     wanted = {"row", *_columns(data)}
     frame = frame.select([name for name in names if name in wanted])
-    rating = nw.col(data.label.column)
+    rating = nw.col(data.label.column).cast(nw.Float64)
     positive, negative = rating >= data.label.positive_from, rating <= data.label.negative_to
     keys = ["row"] if data.split.by == "random" else ["row", data.time, data.user, data.item]
-    selected = frame.filter((positive | negative) & ~rating.is_null()).select(
+    selected = frame.filter((positive | negative) & rating.is_finite()).select(
         *keys, label=positive.cast(nw.Int8)
     )
     key_table = selected.collect() if isinstance(selected, nw.LazyFrame) else selected
