@@ -1,4 +1,4 @@
-"""A whole project in a temporary folder: synthetic ratings, a tiny random encoder, quick training."""
+"""A whole project in a temporary folder: synthetic ratings, a tiny encoder, quick training."""
 
 from __future__ import annotations
 

@@ -225,6 +225,7 @@ def test_verbose_shows_the_traceback(project):
 
 
 def test_run_from_a_folder_inside_the_project(project):
+    assert run(project, "--pipelines=ingestion").exit_code == 0
     command = [shutil.which("kedro", path=os.path.dirname(sys.executable)), "run"]
     done = subprocess.run(
         [*command, "--pipelines=ingestion"],

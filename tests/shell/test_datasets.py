@@ -215,7 +215,7 @@ def test_full_disk_and_interruption_leave_the_good_file(tmp_path, catalog, monke
         raise error
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", write_half)
-    with pytest.raises((DatasetError, KeyboardInterrupt), match="No space left|^$"):
+    with pytest.raises((DatasetError, KeyboardInterrupt), match=r"No space left|^$"):
         catalog.save("table", pd.DataFrame({"x": [3]}))
     pd.testing.assert_frame_equal(catalog.load("table"), table)
     assert names(tmp_path) == ["table.parquet"]
