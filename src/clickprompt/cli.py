@@ -92,13 +92,9 @@ def _raised_by(error: BaseException) -> str:
 
 def _move_to(project: Path) -> None:
     """Run in the project's folder: relative folders in conf are the project's, logs too."""
-    logging_file = project / "conf" / "logging.yml"
-    if (
-        Path.cwd() != project
-        and logging_file.is_file()
-        and "KEDRO_LOGGING_CONFIG" not in os.environ
-    ):
-        configure_logging(yaml.safe_load(logging_file.read_text(encoding="utf-8")))
+    config = project / "conf" / "logging.yml"
+    if Path.cwd() != project and "KEDRO_LOGGING_CONFIG" not in os.environ and config.is_file():
+        configure_logging(yaml.safe_load(config.read_text(encoding="utf-8")))
     os.chdir(project)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import string
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def write_tiny_encoder(folder: Path) -> None:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [word.lower() for word in (*WORDS, *ADJECTIVES, *GENRES)]
     template = ["user", "movie", "id", "title", "genre", "release", "year", "is", "part", "of", "."]
-    letters = [
+    letters = [*string.ascii_lowercase, *string.digits]
         chr(code) for code in (*range(ord("a"), ord("z") + 1), *range(ord("0"), ord("9") + 1))
     ]
     vocabulary = [*special, *words, *template, *letters, *(f"##{letter}" for letter in letters)]
