@@ -92,10 +92,12 @@ def _raised_by(error: BaseException) -> str:
 
 def _move_to(project: Path) -> None:
     """Run in the project's folder: relative folders in conf are the project's, logs too."""
-    config = project / "conf" / "logging.yml"
-    if Path.cwd() != project and "KEDRO_LOGGING_CONFIG" not in os.environ and config.is_file():
-        configure_logging(yaml.safe_load(config.read_text(encoding="utf-8")))
+    if Path.cwd() == project:
+        return
     os.chdir(project)
+    config = Path("conf/logging.yml")  # Kedro looked for it in the working folder
+    if config.is_file() and "KEDRO_LOGGING_CONFIG" not in os.environ:
+        configure_logging(yaml.safe_load(config.read_text(encoding="utf-8")))
 
 
 def _check_environment(ctx: click.Context, project: Path) -> None:

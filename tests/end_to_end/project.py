@@ -67,8 +67,6 @@ def write_tiny_encoder(folder: Path) -> None:
     words = [word.lower() for word in (*WORDS, *ADJECTIVES, *GENRES)]
     template = ["user", "movie", "id", "title", "genre", "release", "year", "is", "part", "of", "."]
     letters = [*string.ascii_lowercase, *string.digits]
-        chr(code) for code in (*range(ord("a"), ord("z") + 1), *range(ord("0"), ord("9") + 1))
-    ]
     vocabulary = [*special, *words, *template, *letters, *(f"##{letter}" for letter in letters)]
     tokenizer = Tokenizer(
         models.WordPiece({token: i for i, token in enumerate(vocabulary)}, unk_token="[UNK]")
