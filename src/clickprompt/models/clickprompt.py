@@ -141,7 +141,9 @@ class ClickPromptForClicks(nn.Module):
         z_ctr_B = self.ctr.logits(representation_BD, x_id_BF).float()
         # The last products in float32: a bf16 logit has three digits and ties many rows.
         with torch.autocast(pooled_BH.device.type, enabled=False):
-            z_plm_B = self.click_head(pooled_BH.to(self.click_head[0].weight.dtype)).squeeze(-1)
+            z_plm_B = self.click_head(
+                pooled_BH.to(next(self.click_head.parameters()).dtype)
+            ).squeeze(-1)
         if self.alpha is None:
             return z_ctr_B + z_plm_B
         return self.alpha * z_ctr_B + (1 - self.alpha) * z_plm_B
