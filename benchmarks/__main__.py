@@ -1,0 +1,32 @@
+"""Run the speed benchmarks one after the other: ``python -m benchmarks [name ...]``.
+
+Each prints its result and writes it to ``benchmarks/results/<name>.json``. The accuracy
+benchmark takes an hour and is started by itself: ``python -m benchmarks.accuracy``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+from benchmarks.results import machine_line, write_result
+
+SPEED = ("conversion", "pretraining_step", "startup")
+
+
+def main() -> None:
+    names = sys.argv[1:] or SPEED
+    unknown = sorted(set(names) - set(SPEED))
+    if unknown:
+        sys.exit(f"a benchmark must be one of {', '.join(SPEED)}, got {unknown[0]!r}")
+    print(machine_line())
+    for name in names:
+        print(f"{name} ...", flush=True)
+        result = importlib.import_module(f"benchmarks.{name}").run()
+        print(json.dumps(result, indent=1), flush=True)
+        print(f"written: {write_result(name, result)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

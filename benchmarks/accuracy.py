@@ -1,0 +1,174 @@
+"""ClickPrompt against its backbone on the embedded data: several seeds, tuned with equal effort.
+
+1. Every seed is pretrained once (PA-MLM).
+2. The weight decay of each of the three models (backbone, ClickPrompt without and with the PLM)
+   is chosen from the same grid, by the valid AUC of the first seed.
+3. Every seed is trained with the chosen decay; test is read once, for the report.
+
+Everything else is what ``conf`` says. The differences are tested over seeds (paired t) and on
+the predictions (DeLong for AUC, bootstrap for LogLoss), with Holm's correction. Trained stages
+are kept in ``data/06_models`` and found again, so an interrupted run continues.
+
+    python -m benchmarks.accuracy [--env movielens_small_time] [--seeds 5] [--processes 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.project import REPOSITORY, base_parameters, embedded_model_input
+
+GRID = (3e-4, 6e-4, 1e-3, 2e-3)
+MODELS = ("backbone", "clickprompt_without_plm", "clickprompt_with_plm")
+Job = tuple[str, str, int, float | None]
+
+
+def run(environment: str, seeds: int, processes: int) -> dict[str, Any]:
+    """Pretrain, tune, train all seeds, evaluate."""
+    started = time.monotonic()
+    parameters = base_parameters(environment)
+    model_input, _ = embedded_model_input(_folder(environment), parameters)
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_quiet) as pool:
+
+        def work(jobs: Iterable[Job]) -> list[dict[str, Any]]:
+            return list(pool.map(train, jobs))
+
+        pretrained = work((environment, "pretrain", seed, None) for seed in range(seeds))
+        tuning = work(
+            (environment, model, 0, decay) for decay in GRID for model in reversed(MODELS)
+        )
+        chosen = {
+            model: max(
+                (entry for entry in tuning if entry["model"] == model),
+                key=lambda entry: entry["metrics"]["valid_auc"],
+            )["weight_decay"]
+            for model in MODELS
+        }
+        trained = work(
+            (environment, model, seed, chosen[model])
+            for seed in range(seeds)
+            for model in reversed(MODELS)
+        )
+    report = _evaluate(parameters, model_input, trained)
+    return {
+        "environment": environment,
+        "seeds": seeds,
+        "data_digest": model_input.digest,
+        "grid": GRID,
+        "chosen_weight_decay": chosen,
+        "tuning": [{k: e[k] for k in ("model", "weight_decay", "metrics")} for e in tuning],
+        "pretraining": [{k: e[k] for k in ("seed", "metrics", "seconds")} for e in pretrained],
+        "results": report["results"],
+        "summary": report["summary"],
+        "comparisons": report["comparisons"],
+        "seed_comparisons": report["seed_comparisons"],
+        "long_tail": report["long_tail"],
+        "seconds_of_stages": sum(entry["seconds"] for entry in pretrained + tuning + trained),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def train(job: Job) -> dict[str, Any]:
+    """One stage of one seed, in a process of its own with one thread."""
+    environment, name, seed, decay = job
+    from clickprompt.modality import ModelInput
+    from clickprompt.training import stages
+
+    parameters = base_parameters(environment)
+    settings: dict[str, Any] = {
+        "model_input": ModelInput.open(_folder(environment)),
+        "ctr": parameters.ctr,
+        "training": parameters.training.model_copy(
+            update={"threads": 1, "folder": str(REPOSITORY / parameters.training.folder)}
+        ),
+        "seed": seed,
+    }
+    text = {"plm": parameters.plm, "prompts": parameters.prompts}
+
+    def decayed(stage: Any) -> Any:
+        return stage.model_copy(update={"weight_decay": decay})
+
+    def pretrained() -> Any:
+        return stages.pretrain(**settings, **text, stage=parameters.pretrain)
+
+    kinds: dict[str, Callable[[], Any]] = {
+        "pretrain": pretrained,
+        "backbone": lambda: stages.train_backbone(**settings, stage=decayed(parameters.backbone)),
+        "clickprompt_without_plm": lambda: stages.finetune_without_plm(
+            **settings, pretrained=pretrained(), stage=decayed(parameters.finetune.without_plm)
+        ),
+        "clickprompt_with_plm": lambda: stages.finetune_with_plm(
+            **settings, **text, pretrained=pretrained(), stage=decayed(parameters.finetune.with_plm)
+        ),
+    }
+    trained = kinds[name]()
+    entry = {
+        "model": name,
+        "seed": seed,
+        "weight_decay": decay,
+        "metrics": trained.report["metrics"],
+        "seconds": trained.report["seconds"],
+        "predictions": str(trained.predictions_path),
+    }
+    shown = {key: round(value, 4) for key, value in entry["metrics"].items()}
+    print(f"{name} seed {seed} weight decay {decay}: {shown}", file=sys.stderr, flush=True)
+    return entry
+
+
+def _evaluate(parameters: Any, model_input: Any, trained: list[dict[str, Any]]) -> dict[str, Any]:
+    import pandas as pd
+
+    from clickprompt.evaluation import evaluate_predictions, train_facts
+
+    frames = []
+    for entry in trained:
+        frame = pd.read_parquet(entry["predictions"])
+        plm = None if entry["model"] == "backbone" else parameters.plm.source
+        frame = frame.assign(model=entry["model"], ctr=parameters.ctr.name, seed=entry["seed"])
+        frames.append(frame.assign(plm=pd.Series(plm, frame.index, "str")))
+    rows = model_input.rows("train")
+    facts = train_facts(
+        model_input.labels[rows],
+        model_input.user_train_rows[rows],
+        model_input.item_train_rows[rows],
+        parameters.evaluation.tail_share,
+    )
+    predictions = pd.concat(frames, ignore_index=True)
+    return evaluate_predictions(predictions, parameters.evaluation, facts)
+
+
+def _folder(environment: str) -> Path:
+    return REPOSITORY / "data" / "05_model_input" / f"accuracy_{environment}"
+
+
+def _quiet() -> None:
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.basicConfig(level=logging.WARNING)
+
+
+def main() -> None:
+    """Run from the command line and write ``benchmarks/results/accuracy_<environment>.json``."""
+    from benchmarks.results import write_result
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--env", default="base")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    result = run(arguments.env, arguments.seeds, arguments.processes)
+    write_result(f"accuracy_{arguments.env}", result)
+    print(json.dumps(result["summary"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
