@@ -232,22 +232,24 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _training_metrics(stage: str, report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """Curves by epoch, and the final numbers of one training stage."""
-    for position, entry in enumerate(report.get("history", []), start=1):
-        step = int(entry.get("epoch", position))
+    """Curves by epoch, and the numbers of the weights that are kept."""
+    curves: set[str] = set()
+    for entry in report["history"]:
         for key, value in _numbers("", entry):
             if key != "epoch":
-                yield f"{stage}/{key}", value, step
-    for part in ("metrics", "seconds", "best_epoch"):
-        for key, value in _numbers("" if part == "metrics" else part, report.get(part)):
-            yield f"{stage}/final_{key}", value, 0
+                curves.add(key)
+                yield f"{stage}/{key}", value, entry["epoch"]
+    for key, value in _numbers("", report["metrics"]):
+        yield f"{stage}/{f'best_{key}' if key in curves else key}", value, report["best_epoch"]
+    yield f"{stage}/best_epoch", report["best_epoch"], 0
 
 
 def _result_metrics(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
-    """Test metrics of each row of the result table."""
+    """Test metrics of each row of the result table; MLflow shows a group for each metric."""
     for row in rows:
         for key in ("auc", "log_loss"):
-            yield f"{row['model']}/test_{key}", float(row[key]), 0
+            if row[key] is not None:
+                yield f"test_{key}/{row['model']}", row[key], 0
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
