@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.plm.tiny import CLASSES, PADDING, POSITIONS, save_tiny
 from transformers import AutoModel
 
 from clickprompt.parameters import PLMParameters
@@ -22,6 +21,7 @@ from clickprompt.plm import PromptedEncoder, load_encoder, resolve_source
 from clickprompt.plm.attention import KERNELS
 from clickprompt.plm.families import FAMILIES
 from clickprompt.prompts import PromptGenerator
+from tests.plm.tiny import CLASSES, PADDING, POSITIONS, save_tiny
 
 PROMPTS = 3
 LENGTHS = torch.tensor([12, 9, 7, 10])

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.reference import ctr_twins
 
 from clickprompt.ctr import CTRModel, build_ctr
 from clickprompt.parameters import CTRParameters
+from tests.reference import ctr_twins
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIELD_SIZES = (5, 7, 3, 11)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from tests.docs.differences import COMMAND, PACKAGE, PAGE, REPOSITORY, collect, render
 
 

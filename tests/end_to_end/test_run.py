@@ -13,6 +13,7 @@ import time
 import mlflow
 import pandas as pd
 import pytest
+
 from tests.end_to_end.project import QUICK, make_project, run
 
 ENVIRONMENT = os.environ | {

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.reference import metrics_twins
 
 from clickprompt.evaluation.long_tail import (
     TrainFacts,
@@ -17,6 +16,7 @@ from clickprompt.evaluation.long_tail import (
     tail_limit,
     train_facts,
 )
+from tests.reference import metrics_twins
 
 
 @given(st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=80), st.floats(0.01, 0.99))

@@ -10,9 +10,9 @@ import sklearn.calibration
 import sklearn.metrics
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.reference import metrics_twins
 
 from clickprompt.evaluation import metrics
+from tests.reference import metrics_twins
 
 # Few distinct values, so that ties are the rule.
 ROWS = st.lists(

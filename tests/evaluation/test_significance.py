@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
-from tests.reference import metrics_twins
 
 from clickprompt.evaluation import significance
 from clickprompt.evaluation.metrics import auc, log_loss, row_losses
+from tests.reference import metrics_twins
 
 VALUES = st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.8])
 ROWS = st.lists(st.tuples(st.integers(0, 1), VALUES, VALUES), min_size=6, max_size=40)

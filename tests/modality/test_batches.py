@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.reference.modality_twins import row_tokens
 
 from clickprompt.modality import TextBatcher, batch_order, mask_tokens, shuffled_batches
 from clickprompt.parameters import MaskingParameters
+from tests.reference.modality_twins import row_tokens
 
 MASK, PAD = 103, 0
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.modality.conftest import make_data, package_tokenizer_path
 
 from clickprompt import modality
 from clickprompt.readers import read_interactions
+from tests.modality.conftest import make_data, package_tokenizer_path
 
 FOLDER = Path(__file__).parents[2] / "data/01_raw/movielens_small"
 READ = {

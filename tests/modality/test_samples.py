@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from tests.modality.conftest import make_data, make_interactions
-from tests.reference.modality_twins import split_by_time
 
 from clickprompt.modality import label_and_split
+from tests.modality.conftest import make_data, make_interactions
+from tests.reference.modality_twins import split_by_time
 
 BY_TIME = {"by": "time", "shares": (8, 1, 1)}
 

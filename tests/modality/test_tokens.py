@@ -9,13 +9,13 @@ import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.modality.conftest import make_byte_level_bpe, make_data, package_tokenizer_path
-from tests.reference.modality_twins import cut_one_by_one
 from tokenizers import models, pre_tokenizers
 
 from clickprompt.modality import PieceTokenizer, TextView, tokenise_pieces
 from clickprompt.modality.tokens import kept_lengths
 from clickprompt.modality.views import piece_text
+from tests.modality.conftest import make_byte_level_bpe, make_data, package_tokenizer_path
+from tests.reference.modality_twins import cut_one_by_one
 
 TOKENIZERS = ("word_piece", "byte_level_bpe")
 DATA = make_data()

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.modality.conftest import make_data, make_interactions
 
 from clickprompt.modality import Vocabulary, build_id_view, build_text_view, label_and_split
 from clickprompt.modality.vocabulary import Column
 from clickprompt.parameters import FieldParameters
+from tests.modality.conftest import make_data, make_interactions
 
 
 def column(values: list) -> Column:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.reference import prompt_attention as twin
 
 from clickprompt.plm.attention import KERNELS, prompted_attention
+from tests.reference import prompt_attention as twin
 
 BATCH, HEADS, TEXT, PROMPTS, SIZE = 3, 2, 5, 4, 6
 VISIBLE = {

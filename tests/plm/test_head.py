@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.plm.tiny import CLASSES, VOCABULARY, save_tiny
 
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm import MLMHead, load_encoder, load_mlm_head, pool
+from tests.plm.tiny import CLASSES, VOCABULARY, save_tiny
 
 TOKENS_BN = torch.tensor([[2, 17, 33, 90, 3], [2, 45, 8, 100, 3]])
 AT = (torch.tensor([0, 1, 1]), torch.tensor([1, 2, 3]))

@@ -10,13 +10,13 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.plm.tiny import LAYERS, VOCABULARY, save_tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm import load_encoder, load_tokenizer, resolve_source
 from clickprompt.plm.source import EMBEDDED, EMBEDDED_SHA256
+from tests.plm.tiny import LAYERS, VOCABULARY, save_tiny
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.reference import prompt_generator as twin
 
 from clickprompt.prompts import PromptGenerator, rows_from_reference
+from tests.reference import prompt_generator as twin
 
 L, A, K, d, D, BATCH = 2, 3, 4, 5, 7, 3
 

@@ -7,10 +7,10 @@ import gzip
 from pathlib import Path
 
 import pytest
-from tests.reference.modality_twins import title_and_year
 
 from clickprompt.parameters import DataParameters
 from clickprompt.readers import ReadResult, read_interactions
+from tests.reference.modality_twins import title_and_year
 
 FOLDER = Path(__file__).parents[2] / "data/01_raw/movielens_small"
 PATHS = {name: FOLDER / name for name in ("ratings.csv", "movies.csv")}

@@ -13,12 +13,12 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project
 from kedro.io import DataCatalog
 from pydantic import BaseModel
-from tests.end_to_end.project import REPOSITORY
 
 from clickprompt.parameters import ParameterError, check_parameters
 from clickprompt.pipeline_registry import register_pipelines
 from clickprompt.readers import READERS
 from clickprompt.settings import CONFIG_LOADER_ARGS
+from tests.end_to_end.project import REPOSITORY
 
 CONF = REPOSITORY / "conf"
 ENVIRONMENTS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "local")

@@ -77,6 +77,7 @@ def test_raw_files_are_never_written(tmp_path):
 
 def test_embedded_raw_files_have_the_published_digests():
     import yaml
+
     from tests.end_to_end.project import REPOSITORY
 
     text = (REPOSITORY / "conf/base/catalog.yml").read_text()
@@ -122,10 +123,9 @@ def test_trained_model_without_its_weights_does_not_exist(tmp_path, trained):
 
 
 def test_model_input_is_saved_from_the_views_and_loaded_mapped(tmp_path):
-    from tests.end_to_end.project import write_tiny_encoder
-
     from clickprompt import modality
     from clickprompt.parameters import DataParameters
+    from tests.end_to_end.project import write_tiny_encoder
 
     data = DataParameters(
         reader="none",

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.tiny_run import make_inputs
 
 from clickprompt.modality import ModelInput
 from clickprompt.parameters import PLMParameters
+from tests.training.tiny_run import make_inputs
 
 
 @pytest.fixture(scope="session")

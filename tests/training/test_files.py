@@ -58,7 +58,8 @@ from clickprompt.training import files
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 big = {{"w": torch.zeros(100_000)}}
-files.write_folder(Path({str(tmp_path / "state")!r}), lambda a: files.save_tensors(a / "w.safetensors", big))
+write = lambda aside: files.save_tensors(aside / "w.safetensors", big)
+files.write_folder(Path({str(tmp_path / "state")!r}), write)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1

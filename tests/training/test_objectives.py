@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.training.tiny_run import CTR, PROMPTS
 
 from clickprompt.evaluation.metrics import auc, log_loss
 from clickprompt.parameters import (
@@ -19,6 +18,7 @@ from clickprompt.training.objectives import (
     MaskedTokenObjective,
     probabilities,
 )
+from tests.training.tiny_run import CTR, PROMPTS
 
 MACHINE = choose_machine(TrainingParameters(precision="float32", device="cpu"))
 

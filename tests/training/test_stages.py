@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.tiny_run import CTR, PROMPTS, run_stages, training
 
 from clickprompt.evaluation.metrics import auc
 from clickprompt.parameters import (
@@ -25,6 +24,7 @@ from clickprompt.parameters import (
 from clickprompt.training import stages
 from clickprompt.training.files import DamagedFolderError
 from clickprompt.training.loop import DivergedError
+from tests.training.tiny_run import CTR, PROMPTS, run_stages, training
 
 QUICK = {"epochs": 2, "batch_size": 32}
 STAGES = ("backbone", "pretrain", "finetune_without_plm", "finetune_with_plm")
@@ -236,7 +236,7 @@ def test_damaged_results_are_not_used(model_input, tmp_path):
     arguments = {"model_input": model_input, "ctr": CTR, "stage": stage, "seed": 0}
     trained = stages.train_backbone(**arguments, training=training(tmp_path))
     trained.weights_path.write_bytes(b"half")
-    with pytest.raises(DamagedFolderError, match="weights.safetensors must have"):
+    with pytest.raises(DamagedFolderError, match=r"weights\.safetensors must have"):
         stages.train_backbone(**arguments, training=training(tmp_path))
 
 

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.project import write_tiny_encoder
-
 from clickprompt.modality import (
     ModelInput,
     build_id_view,
@@ -29,6 +27,7 @@ from clickprompt.parameters import (
 )
 from clickprompt.readers import read_interactions
 from clickprompt.synthetic import write_synthetic_ratings
+from tests.end_to_end.project import write_tiny_encoder
 
 CTR = CTRParameters(name="dcnv2", embedding_size=4, hidden_sizes=(8,), cross_layers=1)
 PROMPTS = PromptParameters(count=2)
