@@ -33,7 +33,9 @@ class FieldParameters(Parameters):
     kind: Literal["categorical", "numeric", "multi_valued"] = Field(
         "categorical", description="how the ID view reads the column"
     )
-    separator: str = Field("|", min_length=1, description="between the values of a multi-valued cell")
+    separator: str = Field(
+        "|", min_length=1, description="between the values of a multi-valued cell"
+    )
     multi_valued: Literal["first", "joined", "bag"] = Field(
         "first",
         description="first value only, all joined to one categorical value, or averaged embeddings",
@@ -64,7 +66,9 @@ class LabelParameters(Parameters):
 class SplitParameters(Parameters):
     """Train, valid and test split: seeded random, or by global time."""
 
-    by: Literal["random", "time"] = Field("random", description="how rows are ordered before the cut")
+    by: Literal["random", "time"] = Field(
+        "random", description="how rows are ordered before the cut"
+    )
     shares: tuple[float, float, float] = Field(
         (8, 1, 1), description="relative sizes of train, valid and test"
     )
@@ -151,7 +155,9 @@ class PLMParameters(Parameters):
     )
     keep_layers: int | None = Field(2, ge=1, description="keep the first n layers; null keeps all")
     max_tokens: int | None = Field(
-        None, ge=4, description="longest text in tokens, special ones included; null: the PLM's limit"
+        None,
+        ge=4,
+        description="longest text in tokens, special ones too; null: the PLM's limit",
     )
     long_text: Literal["cut", "error"] = Field(
         "cut", description="a longer text loses tokens of its longest field first, or is an error"
@@ -212,7 +218,9 @@ class StageParameters(Parameters):
         "constant", description="learning rate after the warm-up"
     )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with a rising rate")
-    clip_norm: float | None = Field(None, gt=0, description="limit of the gradient norm; null: none")
+    clip_norm: float | None = Field(
+        None, gt=0, description="limit of the gradient norm; null: none"
+    )
     patience: int = Field(
         2, ge=1, description="epochs without a better valid AUC before the stage stops"
     )
