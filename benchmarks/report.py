@@ -1,0 +1,263 @@
+"""Write docs/results.md, and the README's table, from the JSON files in benchmarks/results.
+
+No number is typed by hand: ``python -m benchmarks.report`` after a benchmark. A test
+compares the pages with what this module makes of the files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from benchmarks.project import REPOSITORY
+from benchmarks.results import FOLDER
+from clickprompt.evaluation.significance import holm
+
+PAGE = REPOSITORY / "docs" / "results.md"
+README = REPOSITORY / "README.md"
+NAMES = {
+    "backbone": "backbone, from scratch",
+    "clickprompt_without_plm": "ClickPrompt without PLM",
+    "clickprompt_with_plm": "ClickPrompt with PLM",
+}
+
+
+def page() -> str:
+    """The whole of docs/results.md."""
+    parts = [
+        "# Results",
+        "Every table on this page is made from a JSON file in `benchmarks/results/` by "
+        "`python -m benchmarks.report`. Each file names the machine and the date.",
+    ]
+    accuracy = sorted(FOLDER.glob("accuracy_*.json"))
+    for path in accuracy:
+        parts.append(_accuracy(path.stem.removeprefix("accuracy_"), _read(path)))
+    for name, section in (
+        ("pretraining_step", _step),
+        ("conversion", _conversion),
+        ("startup", _startup),
+    ):
+        if (FOLDER / f"{name}.json").exists():
+            parts.append(section(_read(FOLDER / f"{name}.json")))
+    return "\n\n".join(parts) + "\n"
+
+
+def readme(text: str) -> str:
+    """The README with the accuracy table between its two marks."""
+    path = FOLDER / "accuracy_base.json"
+    if not path.exists():
+        return text
+    result = _read(path)
+    block = (
+        f"{_table(result)}\n\n{_means(result)} [docs/results.md](docs/results.md) has the tests."
+    )
+    return re.sub(
+        r"(<!-- results:embedded -->).*?(<!-- /results:embedded -->)",
+        lambda found: f"{found[1]}\n{block}\n{found[2]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def _accuracy(environment: str, result: dict[str, Any]) -> str:
+    option = "" if environment == "base" else f" --env {environment}"
+    split = "time" if "time" in environment else "random"
+    pretraining = [entry["metrics"] for entry in result["pretraining"]]
+    lines = [
+        f"## Accuracy on MovieLens latest-small, {split} split",
+        f"```sh\npython -m benchmarks.accuracy{option}\n```",
+        f"{result['seeds']} seeds. One grid of weight decay (coupled L2 in Adam) for all three "
+        f"models, {', '.join(f'{decay:g}' for decay in result['grid'])}, chosen by the valid AUC "
+        "of seed 0; test was read once. Chosen: "
+        + ", ".join(
+            f"{NAMES[model]} {decay:g}" for model, decay in result["chosen_weight_decay"].items()
+        )
+        + f". {_origin(result)}",
+        _table(result),
+        _means(result),
+        "### Differences from the backbone",
+        _tests(result),
+        "### Each seed",
+        _seeds(result),
+        "### PA-MLM on valid",
+        "Loss (accuracy) of the masked tokens after pretraining, with the prompts on, left out, "
+        "and taken from another row:",
+        _grid(
+            ["seed", "on", "off", "shuffled"],
+            [
+                [str(entry["seed"])]
+                + [
+                    f"{metrics[f'valid_mlm_loss_prompts_{name}']:.3f} "
+                    f"({metrics[f'valid_mlm_accuracy_prompts_{name}']:.3f})"
+                    for name in ("on", "off", "shuffled")
+                ]
+                for entry, metrics in zip(result["pretraining"], pretraining, strict=True)
+            ],
+        ),
+        "### Tuning",
+        "Valid AUC / LogLoss of seed 0 for each weight decay:",
+        _tuning(result),
+    ]
+    return "\n\n".join(lines)
+
+
+def _table(result: dict[str, Any]) -> str:
+    base = {row["model"]: row for row in result["summary"]}["backbone"]
+    rows = []
+    for model, name in NAMES.items():
+        row = next(entry for entry in result["summary"] if entry["model"] == model)
+        rows.append(
+            [
+                name,
+                f"{row['auc']:.4f} ± {row['auc_deviation']:.4f}",
+                f"{row['log_loss']:.4f} ± {row['log_loss_deviation']:.4f}",
+                "" if model == "backbone" else f"{row['auc'] - base['auc']:+.4f}",
+                "" if model == "backbone" else f"{row['log_loss'] - base['log_loss']:+.4f}",
+            ]
+        )
+    return _grid(["model", "test AUC", "test LogLoss", "AUC gain", "LogLoss change"], rows)
+
+
+def _means(result: dict[str, Any]) -> str:
+    return (
+        f"Means and sample deviations over {result['seeds']} seeds, DCNv2 and two layers of MiniLM."
+    )
+
+
+def _tests(result: dict[str, Any]) -> str:
+    tests = [
+        (NAMES[entry["model"]], metric, entry[metric])
+        for entry in result["seed_comparisons"]
+        for metric in ("auc", "log_loss")
+    ]
+    corrected = holm([test["t_p_value"] for _, _, test in tests])
+    seeds = _grid(
+        ["model", "metric", "mean difference", "paired t over seeds, p", "after Holm"],
+        [
+            [name, metric, f"{test['difference']:+.4f}", f"{test['t_p_value']:.4g}", f"{p:.4g}"]
+            for (name, metric, test), p in zip(tests, corrected, strict=True)
+        ],
+    )
+    count = {
+        (model, metric): [
+            entry[metric]["p_value_holm"] < 0.05
+            for entry in result["comparisons"]
+            if entry["model"] == model
+        ]
+        for model in list(NAMES)[1:]
+        for metric in ("auc", "log_loss")
+    }
+    said = "; ".join(
+        f"{NAMES[model]}, {metric}: {sum(found)} of {len(found)} seeds"
+        for (model, metric), found in count.items()
+    )
+    return (
+        f"{seeds}\n\nOn the predictions of one seed (DeLong for AUC, paired bootstrap for LogLoss, "
+        f"Holm over all), differences with p < 0.05: {said}."
+    )
+
+
+def _seeds(result: dict[str, Any]) -> str:
+    return _grid(
+        ["model", "seed", "test AUC", "test LogLoss"],
+        [
+            [NAMES[row["model"]], str(row["seed"]), f"{row['auc']:.4f}", f"{row['log_loss']:.4f}"]
+            for row in sorted(
+                result["results"], key=lambda row: (list(NAMES).index(row["model"]), row["seed"])
+            )
+        ],
+    )
+
+
+def _tuning(result: dict[str, Any]) -> str:
+    found = {
+        (entry["model"], entry["weight_decay"]): entry["metrics"] for entry in result["tuning"]
+    }
+    return _grid(
+        ["model", *(f"{decay:g}" for decay in result["grid"])],
+        [
+            [NAMES[model]]
+            + [
+                f"{found[model, decay]['valid_auc']:.4f} / "
+                f"{found[model, decay]['valid_log_loss']:.4f}"
+                for decay in result["grid"]
+            ]
+            for model in NAMES
+        ],
+    )
+
+
+def _step(result: dict[str, Any]) -> str:
+    rates = result["matmul_gflops"]
+    return "\n\n".join(
+        [
+            "## Speed of a pretraining step",
+            "```sh\npython -m benchmarks pretraining_step\n```",
+            f"MiniLM with {result['plm_layers']} layers, DCNv2, K = 5, batch {result['batch']}, "
+            f"{result['mean_tokens']} tokens a row on average, {result['longest_tokens']} at most, "
+            "the same weights and rows, taking turns in one process. Reference style: float32, "
+            "every text tokenised in the loop and padded to the longest, the head on all positions "
+            f"and all 30,522 tokens. {_origin(result)}",
+            _grid(
+                ["step", "samples per second", "ratio"],
+                [
+                    ["reference style", f"{result['reference_samples_per_second']:g}", "1"],
+                    ["ours", f"{result['our_samples_per_second']:g}", f"{result['ratio']:g}"],
+                ],
+            ),
+            f"Matrix products of 2048 x 2048: {rates['float32']:g} GFLOP/s in float32, "
+            f"{rates['bf16']:g} in bf16. Useful arithmetic of our step: "
+            f"{result['useful_gflops']:g} GFLOP/s, {result['share_of_matmul_rate']:.0%} of the "
+            f"{result['precision']} rate. Both styles give the same loss on one masked batch in "
+            f"float32, relative difference {result['same_loss_relative_difference']:.1g}.",
+        ]
+    )
+
+
+def _conversion(result: dict[str, Any]) -> str:
+    rows = [[key, f"{value:,}"] for key, value in result.items() if isinstance(value, int | float)]
+    return "\n\n".join(
+        [
+            "## Modality conversion at MovieLens-1M size",
+            "```sh\npython -m benchmarks conversion\n```",
+            f"Generated files in the published format, to memory-mapped arrays. {_origin(result)}",
+            _grid(["measured", "value"], rows),
+        ]
+    )
+
+
+def _startup(result: dict[str, Any]) -> str:
+    rows = [
+        [f"`kedro {command}`", *(f"{value:.3g}" for value in entry.values())]
+        for command, entry in result.items()
+        if isinstance(entry, dict)
+    ]
+    first = next(entry for entry in result.values() if isinstance(entry, dict))
+    return "\n\n".join(
+        [
+            "## Start of the command line",
+            "```sh\npython -m benchmarks startup\n```",
+            f"Against a bare Kedro project with the same plugins. {_origin(result)}",
+            _grid(["command", *(key.replace("_", " ") for key in first)], rows),
+        ]
+    )
+
+
+def _origin(result: dict[str, Any]) -> str:
+    return f"{result['date']}, {result['machine']}."
+
+
+def _grid(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _read(path: Any) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
