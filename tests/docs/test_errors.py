@@ -1,0 +1,225 @@
+"""The guide's common errors are those that are really raised, word for word.
+
+A ``...`` of the guide stands for a part that varies.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from clickprompt import modality
+from clickprompt.cli import explain
+from clickprompt.datasets import RawFilesDataset
+from clickprompt.parameters import ProjectParameters, check_parameters
+from clickprompt.readers import read_interactions
+from tests.docs.pages import REPOSITORY, blocks, read
+from tests.docs.test_readme import configuration
+
+PAGE = "docs/user-guide.md"
+HEADER = "userId,movieId,rating,timestamp\n"
+RATINGS = HEADER + "".join(f"{user},1,{5 if user % 2 else 1},{user}\n" for user in range(40))
+
+
+def parameters(**changes: Any) -> ProjectParameters:
+    return check_parameters(configuration("base", **changes)["parameters"])
+
+
+def load_raw_files(environment: str) -> None:
+    entry = dict(configuration(environment)["catalog"]["raw_files"])
+    del entry["type"]
+    RawFilesDataset(**entry).load()
+
+
+def interactions(ratings: str) -> Any:
+    Path("ratings.csv").write_text(ratings)
+    Path("movies.csv").write_text("movieId,title,genres\n1,Heat (1995),Action\n")
+    files = {name: Path(name) for name in ("ratings.csv", "movies.csv")}
+    return read_interactions(files, parameters().data).interactions
+
+
+def samples(rows: int = 40, **data: Any) -> Any:
+    return modality.label_and_split(interactions(RATINGS).head(rows), parameters(data=data).data)
+
+
+def unknown_environment() -> None:
+    from clickprompt.cli import run
+
+    context = run.make_context("run", ["--env=movielens_2m"])
+    with chdir(REPOSITORY):
+        run.invoke(context)
+
+
+def damaged_embedded_files() -> None:
+    folder = Path("data/01_raw/movielens_small")
+    folder.mkdir(parents=True)
+    for name in ("ratings.csv", "movies.csv"):
+        (folder / name).write_text("x")
+    load_raw_files("base")
+
+
+def language_model(weights: str = "model.safetensors", family: str = "bert") -> None:
+    from clickprompt.plm import load_encoder
+
+    folder = Path("my-bert")
+    folder.mkdir()
+    config = {"model_type": family, "num_hidden_layers": 4, "vocab_size": 9}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / weights).write_text("x")
+    load_encoder(parameters(plm={"source": "my-bert"}).plm)
+
+
+def layers_out_of_range() -> None:
+    from clickprompt.plm import load_encoder
+
+    load_encoder(parameters(plm={"keep_layers": 9}).plm)
+
+
+def hub_without_network() -> None:
+    import huggingface_hub
+
+    def fail(*_: Any, **__: Any) -> str:
+        raise OSError("no network")
+
+    from clickprompt.plm import resolve_source
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub, "snapshot_download", fail)
+        resolve_source(parameters(plm={"source": "roberta-base"}).plm)
+
+
+def more_tokens_than_positions() -> None:
+    from clickprompt.pipelines.modality_conversion.nodes import _longest_text
+
+    _longest_text(parameters(plm={"max_tokens": 999}).plm)
+
+
+def long_texts() -> None:
+    from clickprompt.plm.source import resolve_source
+
+    data = parameters().data
+    text_view = modality.build_text_view(samples(), data)
+    modality.tokenise_pieces(
+        text_view,
+        resolve_source(parameters().plm).folder / "tokenizer.json",
+        max_tokens=8,
+        split_rows=(32, 4, 4),
+        long_text="error",
+    )
+
+
+def no_bf16() -> None:
+    from clickprompt.training import machine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "has_bf16", lambda device: False)
+        machine.choose_machine(parameters(training={"precision": "bf16", "device": "cpu"}).training)
+
+
+def no_such_device() -> None:
+    from clickprompt.training.machine import choose_machine
+
+    choose_machine(parameters(training={"device": "cuda:7"}).training)
+
+
+def damaged_checkpoint() -> None:
+    from clickprompt.training.files import check_folder, write_folder
+
+    folder = Path("data/06_models/pretrain/0123456789abcdef/checkpoint")
+    write_folder(folder, lambda aside: write_weights(aside, "abc"))
+    write_weights(folder, "ab")
+    check_folder(folder)
+
+
+def write_weights(folder: Path, text: str) -> None:
+    (folder / "model.safetensors").write_text(text)
+
+
+def full_disk() -> None:
+    from clickprompt.training.files import write_folder
+
+    def write(aside: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_folder(Path("data/06_models/pretrain/0123456789abcdef/checkpoint"), write)
+
+
+def diverged() -> None:
+    import torch
+
+    from clickprompt.training.checkpoint import Progress
+    from clickprompt.training.loop import _finite
+
+    _finite(torch.tensor(float("nan")), "pretrain", Progress(step=40))
+
+
+ERRORS: list[Callable[[], Any]] = [
+    lambda: parameters(ctr={"nam": "dnn"}, seed=-1),
+    lambda: parameters(ctr={"name": "dcnv3"}),
+    unknown_environment,
+    lambda: load_raw_files("movielens_1m"),
+    damaged_embedded_files,
+    lambda: interactions("userId;movieId;rating;timestamp\n1;1;5;3\n"),
+    lambda: interactions(HEADER + "1,1,5,3\n1,1,4,4\n2,1"),
+    lambda: interactions(HEADER + "1,1,x,3\n"),
+    lambda: samples(item="movie_ids"),
+    lambda: samples(label={"positive_from": 6}),
+    lambda: samples(rows=5),
+    language_model,
+    hub_without_network,
+    lambda: language_model(weights="pytorch_model.bin"),
+    lambda: language_model(family="electra"),
+    layers_out_of_range,
+    more_tokens_than_positions,
+    long_texts,
+    no_bf16,
+    no_such_device,
+    damaged_checkpoint,
+    full_disk,
+    diverged,
+]
+
+
+def guide_messages() -> list[str]:
+    """Text blocks of the section on errors."""
+    lines = read(PAGE).splitlines()
+    start = lines.index("## Common errors") + 1
+    stop = lines.index("## Questions") + 1
+    return [b.text for b in blocks(PAGE, "text") if start < b.line < stop]
+
+
+def fits(message: str, pattern: str) -> bool:
+    parts = [re.escape(part) for part in pattern.split("...")]
+    return re.fullmatch(".+?".join(parts), message, flags=re.DOTALL) is not None
+
+
+def raised(cause: Callable[[], Any]) -> str:
+    with pytest.raises(Exception) as caught:  # noqa: PT011, what it says is compared below
+        cause()
+    error = caught.value
+    message = error.format_message() if isinstance(error, click.ClickException) else explain(error)
+    return message.removeprefix("[Errno 28] ")
+
+
+def test_as_many_causes_as_messages():
+    assert len(guide_messages()) == len(ERRORS)
+
+
+@pytest.mark.parametrize("number", range(len(ERRORS)))
+def test_message_of_the_guide_is_raised(number, tmp_path):
+    with chdir(tmp_path):
+        message = raised(ERRORS[number])
+    assert fits(message, guide_messages()[number]), message
+
+
+def test_patterns_are_strict():
+    assert fits("a must be 1, got 2 rows", "a must be ..., got 2 rows")
+    assert not fits("a must be 1, got 2 rows", "a must be ..., got 3 rows")
+    assert not fits("b: a must be 1", "a must be ...")

@@ -1,0 +1,317 @@
+"""Commands, parameters, files and links of the pages exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from kedro.config import OmegaConfigLoader
+
+from benchmarks.__main__ import SPEED
+from benchmarks.report import PAGE as RESULTS_PAGE
+from benchmarks.results import FOLDER as BENCHMARK_RESULTS
+from clickprompt.cli import run
+from clickprompt.parameters import CTR_MODELS, ProjectParameters, check_parameters
+from clickprompt.pipeline_registry import register_pipelines
+from clickprompt.readers import READERS
+from clickprompt.settings import CONFIG_LOADER_ARGS
+from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS
+from tests.docs.pages import (
+    LANGUAGES,
+    PAGES,
+    REPOSITORY,
+    Block,
+    blocks,
+    commands,
+    inline_code,
+    links,
+    prose,
+    read,
+)
+
+CONF = REPOSITORY / "conf"
+ENVIRONMENTS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "local")
+PIPELINES = register_pipelines()
+SHELL_BLOCKS = [block for page in PAGES for block in blocks(page, "sh")]
+# Cheap enough to be run for real.
+RUN = (["make", "help"], ["kedro", "registry", "list"])
+
+
+def configuration(environment: str, **changes):
+    return OmegaConfigLoader(
+        conf_source=str(CONF), env=environment, runtime_params=changes, **CONFIG_LOADER_ARGS
+    )
+
+
+def check_command(words: list[str]) -> None:
+    """One command of a page against what is really there."""
+    if words in RUN:
+        environment = os.environ | {"KEDRO_DISABLE_TELEMETRY": "1"}
+        program = shutil.which(words[0], path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        assert program is not None
+        subprocess.run(
+            [program, *words[1:]], cwd=REPOSITORY, env=environment, capture_output=True, check=True
+        )
+    elif words[:2] == ["kedro", "run"]:
+        check_run(words[2:])
+    elif words[0] == "make":
+        check_make(words[1:])
+    elif words[0] == "source":
+        assert words == ["source", f"{makefile_value('VENV')}/bin/activate"]
+    elif words[:2] == ["python", "-m"]:
+        check_module(words[2], words[3:])
+    else:
+        pytest.fail(f"no rule says how to check {words}")
+
+
+def check_run(options: list[str]) -> None:
+    """Parsed by the command itself; then names and parameters against registry and conf."""
+    given = run.make_context("run", list(options)).params
+    names = [given["pipeline"], *given["pipelines"]]
+    assert set(filter(None, names)) <= set(PIPELINES)
+    assert given["env"] in (None, *ENVIRONMENTS)
+    check_parameters(configuration(given["env"] or "base", **given["params"])["parameters"])
+
+
+def check_make(words: list[str]) -> None:
+    values = dict(word.split("=", 1) for word in words if "=" in word)
+    targets = [word for word in words if "=" not in word]
+    subprocess.run(["make", "-n", *words], cwd=REPOSITORY, capture_output=True, check=True)
+    for name in values:
+        makefile_value(name)
+    if targets == ["run"]:
+        check_run(values.get("ARGS", "").split())
+
+
+def makefile_value(name: str) -> str:
+    found = re.search(rf"^{name} \?=(.*)$", read("Makefile"), flags=re.MULTILINE)
+    assert found is not None, f"the Makefile has no {name}"
+    return found[1].strip()
+
+
+def check_module(module: str, words: list[str]) -> None:
+    """A benchmark's names, or the options of a module's own help."""
+    if module == "benchmarks":
+        assert set(words) <= set(SPEED)
+        return
+    source = REPOSITORY / f"{module.replace('.', '/')}.py"
+    if not words and "argparse" not in source.read_text():
+        return  # it has no help: calling it would do its work
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for word in words:
+        assert not word.startswith("-") or word in done.stdout
+
+
+@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=str)
+def test_shell_block(block: Block):
+    assert commands(block)
+    for words in commands(block):
+        check_command(words)
+
+
+def test_a_wrong_command_would_be_noticed():
+    """The checks themselves: each of these must fail."""
+    wrong = [
+        "kedro run --pipeline=pretraining",
+        "kedro run --env=movielens_2m",
+        "kedro run --params=ctr.nam=dnn",
+        "kedro run --param=seed=1",
+        "make bake",
+        "make env TORCH_WHEEL=x",
+        "make run ARGS=--params=seed=-1",
+        "source venv/bin/activate",
+        "python -m benchmarks.precision",
+        "python -m benchmarks speed",
+        "python -m benchmarks.accuracy --seed-list=1",
+        "pip install clickprompt",
+    ]
+    for line in wrong:
+        block = Block("x", 1, "sh", line)
+        with pytest.raises(BaseException):  # noqa: B017, PT011
+            check_command(commands(block)[0])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_has_a_known_language(page):
+    for block in blocks(page):
+        assert block.language in LANGUAGES, str(block)
+
+
+@pytest.mark.parametrize("block", [b for p in PAGES for b in blocks(p, "yaml")], ids=str)
+def test_yaml_block_is_a_valid_parameters_file(block):
+    changes = yaml.safe_load(block.text)
+    loaded = check_parameters(configuration("base", **changes)["parameters"]).model_dump(
+        mode="json"
+    )
+    for group, values in changes.items():
+        for name, value in values.items():
+            assert loaded[group][name] == value
+
+
+# --- names inside the text ------------------------------------------------------------------
+
+
+def known_parameter(path: str) -> bool:
+    """Whether a dotted name is a parameter (or an option of a reader)."""
+    model = ProjectParameters
+    parts = path.split(".")
+    if parts[:2] == ["data", "options"] and len(parts) == 3:
+        return any(parts[2] in reader.options for reader in READERS.values())
+    for position, part in enumerate(parts):
+        if part not in model.model_fields:
+            return False
+        if position < len(parts) - 1:
+            model = model.model_fields[part].annotation
+            if not hasattr(model, "model_fields"):
+                return False
+    return True
+
+
+def parameter_mentions():
+    groups = "|".join(ProjectParameters.model_fields)
+    name = re.compile(rf"((?:{groups})(?:\.[a-z_0-9]+)+)(?:: (.+))?$")
+    for page in PAGES:
+        for code in inline_code(page):
+            found = name.match(code)
+            if found and not found[1].endswith((".json", ".parquet")):
+                yield page, found[1], found[2]
+
+
+def test_parameters_named_in_the_text_exist():
+    mentions = list(parameter_mentions())
+    assert len(mentions) > 40
+    unknown = [f"{page}: {name}" for page, name, _ in mentions if not known_parameter(name)]
+    assert not unknown
+
+
+def test_values_of_parameters_named_in_the_text_are_valid():
+    for page, name, value in parameter_mentions():
+        if value is None:
+            continue
+        changes = yaml.safe_load(value)
+        for part in reversed(name.split(".")):
+            changes = {part: changes}
+        try:
+            check_parameters(configuration("base", **changes)["parameters"])
+        except ValueError as error:
+            pytest.fail(f"{page}: {name}: {value}: {error}")
+
+
+def products() -> set[str]:
+    """Files and folders that a run makes or a user provides, as conf says."""
+    found = set()
+    for environment in ENVIRONMENTS:
+        config = configuration(environment)
+        for entry in config["catalog"].values():
+            if isinstance(entry, dict):
+                found.add(entry.get("filepath") or entry.get("path") or "")
+        found.add(yaml.safe_load((CONF / environment / "globals.yml").read_text())["data"])
+    mlflow = yaml.safe_load((CONF / "base" / "mlflow.yml").read_text())
+    found.add(mlflow["server"]["mlflow_tracking_uri"].removeprefix("sqlite:///"))
+    experiment = mlflow["tracking"]["experiment"]
+    found.add(experiment["create_experiment_kwargs"]["artifact_location"])
+    logging = yaml.safe_load((CONF / "logging.yml").read_text())
+    found.add(logging["handlers"]["info_file"]["filename"])
+    found |= {str(path.relative_to(REPOSITORY)) for path in (BENCHMARK_RESULTS, RESULTS_PAGE)}
+    found |= {"data/.stamps.json", "conf/local/parameters.yml"}
+    return found - {""}
+
+
+PATH = re.compile(r"(?:conf|data|docs|src|tests|benchmarks|mlartifacts)/[\w.<>*/-]*$|mlflow\.db$")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_in_the_text_exist_or_are_products(page):
+    made = products()
+    for code in inline_code(page):
+        if not PATH.match(code):
+            continue
+        # Up to the first placeholder: <name>, NAME, *, or the dots of an abbreviation.
+        fixed = re.split(r"<|\*|NAME|…", code)[0].rstrip("/")
+        fixed = fixed.rpartition("/")[0] if fixed != code.rstrip("/") and "." in fixed else fixed
+        known = (REPOSITORY / fixed).exists() or fixed in made
+        assert known or any(name.startswith(f"{fixed}/") for name in made), f"{page}: {code}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    for target in links(page):
+        path = (REPOSITORY / page).parent / target
+        if "images/" in target and not path.parent.exists():
+            continue  # the pictures are all there or none is, see below
+        assert path.exists(), f"{page}: {target}"
+
+
+def test_pictures_are_there():
+    pictures = [Path("docs/images") / Path(t).name for t in links("README.md") if "images/" in t]
+    assert [picture.name for picture in pictures] == ["kedro-viz.png", "mlflow-comparison.png"]
+    if not (REPOSITORY / "docs" / "images").exists():
+        pytest.skip("docs/images has not been made yet")
+    for picture in pictures:
+        assert (REPOSITORY / picture).read_bytes().startswith(b"\x89PNG")
+
+
+# --- facts of the README ----------------------------------------------------------------------
+
+
+def test_every_pipeline_and_environment_has_its_line():
+    text = read("README.md")
+    for name in set(PIPELINES) - {"__default__"}:
+        assert f"| `{name}` |" in text
+    for name in set(ENVIRONMENTS) - {"base"}:
+        assert f"| `{name}` |" in text
+
+
+def test_every_ctr_model_and_family_is_named():
+    from clickprompt.plm.families import FAMILIES
+
+    text = read("README.md")
+    (line,) = re.findall(r"^\*\*CTR models:\*\* (.*?)\. ", text, flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", line)) == set(CTR_MODELS)
+    for family in FAMILIES:
+        assert family in text.lower()
+
+
+def test_raw_files_of_every_environment_are_named():
+    text = prose("README.md")
+    for environment in ("movielens_100k", "movielens_1m"):
+        entry = configuration(environment)["catalog"]["raw_files"]
+        line = next(line for line in text.splitlines() if f"`{entry['path']}/`" in line)
+        assert set(re.findall(r"`(u?[\w.]+)`", line)) >= set(entry["files"])
+        assert re.search(r"\((.*)\)", entry["published_at"])[1] in line
+
+
+def test_numbers_of_the_embedded_data():
+    """Counted anew from the published file."""
+    import pandas as pd
+
+    ratings = pd.read_csv(REPOSITORY / "data/01_raw/movielens_small/ratings.csv")["rating"]
+    label = configuration("base")["parameters"]["data"]["label"]
+    rows = int(((ratings >= label["positive_from"]) | (ratings <= label["negative_to"])).sum())
+    train, valid = rows * 8 // 10, rows * 9 // 10 - rows * 8 // 10
+    splits = f"{train:,} train, {valid:,} valid, {rows - train - valid:,} test"
+    assert f"{rows:,} labelled ratings: {splits}" in " ".join(read("README.md").split())
+
+
+def test_files_of_a_trained_stage():
+    line = next(line for line in read("README.md").splitlines() if "<digest>/result/`" in line)
+    assert re.findall(r"`([\w.]+)`", line) == [WEIGHTS, REPORT, PREDICTIONS]
+
+
+def test_places_for_measured_numbers_are_pairs():
+    text = read("README.md")
+    opened = re.findall(r"<!-- (results:\w+) -->", text)
+    assert "results:embedded" in opened
+    assert opened == re.findall(r"<!-- /(results:\w+) -->", text)
