@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.project import REPOSITORY, base_parameters, embedded_model_input
 
-GRID = (3e-4, 6e-4, 1e-3, 2e-3)
+GRID = (3e-5, 1e-4, 3e-4)
 MODELS = ("backbone", "clickprompt_without_plm", "clickprompt_with_plm")
 Job = tuple[str, str, int, float | None]
 

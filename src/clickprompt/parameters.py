@@ -82,7 +82,7 @@ class SplitParameters(Parameters):
 
 
 class DataParameters(Parameters):
-    """From the published raw files to the two views of a sample (method section 1)."""
+    """From the published raw files to the two views of a sample (section 1 of docs/method.md)."""
 
     reader: str = Field(min_length=1, description="name of the reader in clickprompt.readers")
     fields: tuple[FieldParameters, ...] = Field(min_length=1, description="fields in text order")
@@ -115,7 +115,7 @@ class DataParameters(Parameters):
 
 
 class CTRParameters(Parameters):
-    """The CTR model and its sizes (method sections 2 and 9)."""
+    """The CTR model and its sizes (sections 2 and 9 of docs/method.md)."""
 
     name: str = Field("dcnv2", description="one of the registered CTR models")
     embedding_size: int = Field(32, ge=1, description="E, width of one field's embedding")
@@ -169,7 +169,7 @@ class PLMParameters(Parameters):
 
 
 class PromptParameters(Parameters):
-    """The prompt generator and its layout (method sections 3 and 4)."""
+    """The prompt generator and its layout (sections 3 and 4 of docs/method.md)."""
 
     count: int = Field(5, ge=1, description="K, soft prompts per layer")
     layout: Literal["key_value"] = Field("key_value", description="what the generator emits")
@@ -179,7 +179,7 @@ class PromptParameters(Parameters):
 
 
 class MaskingParameters(Parameters):
-    """What PA-MLM hides and what it predicts (method section 5)."""
+    """What PA-MLM hides and what it predicts (section 5 of docs/method.md)."""
 
     share: float = Field(0.15, gt=0, lt=1, description="share of the text tokens that is selected")
     mask: float = Field(0.8, ge=0, le=1, description="of the selected, share that becomes [MASK]")
@@ -221,9 +221,6 @@ class StageParameters(Parameters):
     clip_norm: float | None = Field(
         None, gt=0, description="limit of the gradient norm; null: none"
     )
-    patience: int = Field(
-        2, ge=1, description="epochs without a better valid AUC before the stage stops"
-    )
 
     @model_validator(mode="after")
     def _parts(self) -> Self:
@@ -234,8 +231,16 @@ class StageParameters(Parameters):
         return self
 
 
+class ClickStageParameters(StageParameters):
+    """A stage that learns clicks and keeps the epoch with the best valid AUC."""
+
+    patience: int = Field(
+        2, ge=1, description="epochs without a better valid AUC before the stage stops"
+    )
+
+
 class PretrainParameters(StageParameters):
-    """PA-MLM pretraining (method section 5)."""
+    """PA-MLM pretraining (section 5 of docs/method.md)."""
 
     masking: MaskingParameters = MaskingParameters()
     validation_rows: int | None = Field(
@@ -243,8 +248,8 @@ class PretrainParameters(StageParameters):
     )
 
 
-class FinetuneWithPLMParameters(StageParameters):
-    """Finetuning of the CTR model and the PLM together (method section 6)."""
+class FinetuneWithPLMParameters(ClickStageParameters):
+    """Finetuning of the CTR model and the PLM together (section 6 of docs/method.md)."""
 
     pooling: Literal["mean", "cls", "avg_first_last", "avg_top2"] = Field(
         "mean", description="text representation from the hidden states"
@@ -256,9 +261,9 @@ class FinetuneWithPLMParameters(StageParameters):
 
 
 class FinetuneParameters(Parameters):
-    """The two ways to finetune after pretraining (method sections 6 and 7)."""
+    """The two ways to finetune after pretraining (sections 6 and 7 of docs/method.md)."""
 
-    without_plm: StageParameters
+    without_plm: ClickStageParameters
     with_plm: FinetuneWithPLMParameters
 
 
@@ -294,7 +299,7 @@ class ProjectParameters(Parameters):
     ctr: CTRParameters = CTRParameters()
     plm: PLMParameters = PLMParameters()
     prompts: PromptParameters = PromptParameters()
-    backbone: StageParameters
+    backbone: ClickStageParameters
     pretrain: PretrainParameters
     finetune: FinetuneParameters
     training: TrainingParameters = TrainingParameters()

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from clickprompt.evaluation.metrics import auc
 from clickprompt.parameters import (
+    ClickStageParameters,
     CTRParameters,
     FinetuneWithPLMParameters,
     PretrainParameters,
-    StageParameters,
 )
 from clickprompt.training import stages
 from clickprompt.training.files import DamagedFolderError
@@ -95,7 +95,7 @@ def test_a_killed_run_continues_to_bit_identical_weights(inputs_folder, tmp_path
 
 def test_a_finished_stage_is_found_by_its_digest(model_input, tmp_path, monkeypatch):
     def train(**changes):
-        arguments = {"ctr": CTR, "stage": StageParameters(**QUICK), "seed": 0} | changes
+        arguments = {"ctr": CTR, "stage": ClickStageParameters(**QUICK), "seed": 0} | changes
         return stages.train_backbone(
             model_input=model_input, training=training(tmp_path), **arguments
         )
@@ -106,13 +106,13 @@ def test_a_finished_stage_is_found_by_its_digest(model_input, tmp_path, monkeypa
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         train(seed=1)
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        train(stage=StageParameters(**QUICK, weight_decay=0.1))
+        train(stage=ClickStageParameters(**QUICK, weight_decay=0.1))
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         train(ctr=CTRParameters(name="dnn", embedding_size=4, hidden_sizes=(8,)))
 
 
 def test_the_result_holds_the_best_epoch_and_its_predictions(model_input, tmp_path):
-    stage = StageParameters(epochs=30, batch_size=32, learning_rate_ctr=0.05, patience=2)
+    stage = ClickStageParameters(epochs=30, batch_size=32, learning_rate_ctr=0.05, patience=2)
     trained = stages.train_backbone(
         model_input=model_input, ctr=CTR, stage=stage, training=training(tmp_path), seed=0
     )
@@ -162,7 +162,7 @@ def test_finetuning_starts_from_the_pretrained_weights_with_a_fresh_head(
         model_input=model_input,
         pretrained=pretrained,
         ctr=CTR,
-        stage=StageParameters(**still),
+        stage=ClickStageParameters(**still),
         training=training(tmp_path),
         seed=3,
     )
@@ -214,7 +214,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(model_input, tmp_path, monkeypat
         return stages.train_backbone(
             model_input=model_input,
             ctr=CTR,
-            stage=StageParameters(**QUICK),
+            stage=ClickStageParameters(**QUICK),
             training=training(tmp_path),
             seed=0,
         )
@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(model_input, tmp_path, monkeypat
 
 
 def test_damaged_results_are_not_used(model_input, tmp_path):
-    stage = StageParameters(**QUICK)
+    stage = ClickStageParameters(**QUICK)
     arguments = {"model_input": model_input, "ctr": CTR, "stage": stage, "seed": 0}
     trained = stages.train_backbone(**arguments, training=training(tmp_path))
     trained.weights_path.write_bytes(b"half")
@@ -241,7 +241,7 @@ def test_damaged_results_are_not_used(model_input, tmp_path):
 
 
 def test_a_diverging_loss_stops_with_advice(model_input, tmp_path):
-    stage = StageParameters(epochs=3, batch_size=32, learning_rate_ctr=1e30)
+    stage = ClickStageParameters(epochs=3, batch_size=32, learning_rate_ctr=1e30)
     with pytest.raises(DivergedError, match=r"backbone must be finite.*lower the learning rates"):
         stages.train_backbone(
             model_input=model_input, ctr=CTR, stage=stage, training=training(tmp_path), seed=0
@@ -257,7 +257,7 @@ def test_weights_of_another_size_are_an_error(model_input, uninterrupted, tmp_pa
             model_input=model_input,
             pretrained=pretrained,
             ctr=CTR.model_copy(update={"embedding_size": 5}),
-            stage=StageParameters(**QUICK),
+            stage=ClickStageParameters(**QUICK),
             training=training(tmp_path),
             seed=0,
         )

@@ -16,13 +16,13 @@ from clickprompt.modality import (
     write_model_input,
 )
 from clickprompt.parameters import (
+    ClickStageParameters,
     CTRParameters,
     DataParameters,
     FinetuneWithPLMParameters,
     PLMParameters,
     PretrainParameters,
     PromptParameters,
-    StageParameters,
     TrainingParameters,
 )
 from clickprompt.readers import read_interactions
@@ -81,12 +81,12 @@ def run_stages(folder: Path, models: Path, **changes: Any) -> list[str]:
     }
     text: dict[str, Any] = {"plm": plm, "prompts": PROMPTS}
     quick: dict[str, Any] = {"epochs": 2, "batch_size": 32, "clip_norm": 1.0, "warmup": 0.1}
-    backbone = stages.train_backbone(**shared, stage=StageParameters(**quick))
+    backbone = stages.train_backbone(**shared, stage=ClickStageParameters(**quick))
     pretrained = stages.pretrain(
         **shared, **text, stage=PretrainParameters(**quick, schedule="cosine")
     )
     alone = stages.finetune_without_plm(
-        **shared, pretrained=pretrained, stage=StageParameters(**quick)
+        **shared, pretrained=pretrained, stage=ClickStageParameters(**quick)
     )
     together = stages.finetune_with_plm(
         **shared,

@@ -15,7 +15,7 @@ from clickprompt.ctr.embedding import FeatureEmbedding
 
 
 class CTRModel(nn.Module):
-    """A CTR model: ids -> representation q -> logit (paper section 3.2).
+    """A CTR model: ids -> representation q -> logit (section 2 of docs/method.md).
 
     The representation is apart from the logit, since it is computed once per step and serves
     both the prompts and the click prediction. Logits only: the one sigmoid of the project is

@@ -141,6 +141,9 @@ def mask_tokens(
     ``masking.random`` become the mask token and a random token, the others stay. The result
     does not depend on how far the batch is padded.
 
+    NOTE[DIFF]: the reference may select no token of a row and draws random tokens from the whole
+    vocabulary; here every row has one at least, and random tokens are tokens of the train texts.
+
     Args:
         token_ids_BN: the texts; not changed.
         maskable_BN: bool, text positions (no special tokens, no padding).

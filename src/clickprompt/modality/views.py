@@ -126,7 +126,7 @@ def piece_text(
     cell: str | None, field: FieldParameters, data: DataParameters, *, first: bool
 ) -> str:
     """The text of one cell: the template, filled in, with a space in front unless it is first."""
-    # NOTE[DIFF] the reference writes missing values as "nan" or "None"; here data.missing_word
+    # NOTE[DIFF]: the reference writes missing values as "nan" or "None"; here data.missing_word
     text = cell_text(cell, field)
     value = data.missing_word if text is None or not text.strip() else text
     parts = {"{field}": field.name, "{value}": value}

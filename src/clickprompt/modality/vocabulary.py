@@ -75,6 +75,9 @@ class Vocabulary:
     - ``bag``: ``values`` are the members, a combination has the ids of its known members.
 
     None among the values is "missing", a value of its own where train rows have it.
+
+    NOTE[DIFF]: the reference numbers the values of all splits and has no row for unseen ones; here
+    the values are those of the train split, and id 0 stands for all others.
     """
 
     field: FieldParameters

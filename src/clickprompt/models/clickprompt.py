@@ -1,4 +1,4 @@
-"""ClickPrompt (WWW 2024), section 3: pretraining and click prediction.
+"""ClickPrompt (Lin et al., WWW 2024): pretraining and click prediction.
 
 Letters: B batch, F fields, D representation, N text tokens, H hidden, S selected tokens,
 V vocabulary.
@@ -20,7 +20,9 @@ Fusion = Literal["alpha", "sum"]
 
 
 class CTRForClicks(nn.Module):
-    """A CTR model alone: the backbone, and ClickPrompt finetuned without the PLM (section 3.4).
+    """A CTR model alone: the backbone, and ClickPrompt finetuned without the PLM.
+
+    Sections 2 and 7 of docs/method.md.
 
     Both have this class, so architecture, parameter count and serving cost are equal by
     construction.
@@ -36,7 +38,7 @@ class CTRForClicks(nn.Module):
 
 
 class ClickPromptForPretraining(nn.Module):
-    """Prompt-augmented masked language modelling (section 3.3).
+    """Prompt-augmented masked language modelling (section 5 of docs/method.md).
 
     The uncorrupted IDs give the representation, the representation gives each layer's
     prompts, and the PLM restores the masked tokens with their help.
@@ -95,10 +97,13 @@ class ClickPromptForPretraining(nn.Module):
 
 
 class ClickPromptForClicks(nn.Module):
-    """Click prediction with the CTR model and the PLM together (section 3.4).
+    """Click prediction with the CTR model and the PLM together (section 6 of docs/method.md).
 
     ``alpha``: logit = alpha * z_ctr + (1 - alpha) * z_plm with a learnt scalar alpha.
-    ``sum``: logit = z_ctr + z_plm, as the authors' code.
+    ``sum``: logit = z_ctr + z_plm.
+
+    NOTE[DIFF]: the authors' code adds the two logits by default; here alpha is the default, as
+    in the paper, it stands on the CTR logit, and it has no weight decay.
 
     NOTE[DIFF]: the authors' code runs the CTR model twice a step; here its representation
     is computed once and serves the prompts and the CTR logit.

@@ -16,7 +16,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from clickprompt.parameters import StageParameters, TrainingParameters
+from clickprompt.parameters import (
+    ClickStageParameters,
+    StageParameters,
+    TrainingParameters,
+)
 from clickprompt.training.checkpoint import Checkpoints, Progress
 from clickprompt.training.machine import Machine
 from clickprompt.training.objectives import Objective
@@ -172,6 +176,7 @@ def _end_epoch(
         best = max(range(len(scores)), key=scores.__getitem__)
         better = best == len(scores) - 1
         progress.best_epoch = best + 1
+        assert isinstance(stage, ClickStageParameters)
         progress.finished = len(scores) - 1 - best >= stage.patience
     else:
         progress.best_epoch = progress.epoch + 1

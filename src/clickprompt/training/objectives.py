@@ -105,7 +105,9 @@ class Objective(Protocol):
 
 
 class ClickObjective:
-    """Binary cross entropy of the click, with or without the PLM (method sections 6 and 7).
+    """Binary cross entropy of the click, with or without the PLM.
+
+    Sections 6 and 7 of docs/method.md.
 
     Args:
         model_input: both views of the samples.
@@ -199,7 +201,7 @@ class ClickObjective:
 
 
 class MaskedTokenObjective:
-    """PA-MLM: restore the masked tokens with the prompts' help (method section 5).
+    """PA-MLM: restore the masked tokens with the prompts' help (section 5 of docs/method.md).
 
     Args:
         model_input: both views of the samples.

@@ -1,4 +1,4 @@
-"""Optimiser groups and learning-rate schedule (method sections 5 and 6)."""
+"""Optimiser groups and learning-rate schedule (sections 5 and 6 of docs/method.md)."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from clickprompt.evaluation.metrics import auc, log_loss
 from clickprompt.modality import ModelInput
 from clickprompt.models import ClickPromptForClicks, ClickPromptForPretraining, CTRForClicks
 from clickprompt.parameters import (
+    ClickStageParameters,
     CTRParameters,
     FinetuneWithPLMParameters,
     PLMParameters,
@@ -61,7 +62,7 @@ def train_backbone(
     *,
     model_input: ModelInput,
     ctr: CTRParameters,
-    stage: StageParameters,
+    stage: ClickStageParameters,
     training: TrainingParameters,
     seed: int,
 ) -> TrainedModel:
@@ -87,7 +88,10 @@ def pretrain(
 ) -> TrainedModel:
     """PA-MLM: CTR model, prompt generator and PLM learn together to restore masked tokens.
 
-    Paper section 3.3, section 5 of docs/method.md. Train rows only; nothing reads the labels.
+    Section 5 of docs/method.md. Nothing reads the labels.
+
+    NOTE[DIFF]: the reference pretrains on the train and valid rows; here the train rows only, so
+    that valid measures PA-MLM and chooses in finetuning without having been seen.
     """
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
@@ -123,11 +127,11 @@ def finetune_without_plm(
     model_input: ModelInput,
     pretrained: TrainedModel,
     ctr: CTRParameters,
-    stage: StageParameters,
+    stage: ClickStageParameters,
     training: TrainingParameters,
     seed: int,
 ) -> TrainedModel:
-    """Finetune the pretrained CTR model alone, with a fresh head (method section 7)."""
+    """Finetune the pretrained CTR model alone, with a fresh head (section 7 of docs/method.md)."""
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         model = CTRForClicks(ctr=_fresh_ctr(ctr, model_input, seed))
@@ -150,7 +154,7 @@ def finetune_with_plm(
     training: TrainingParameters,
     seed: int,
 ) -> TrainedModel:
-    """Finetune CTR model, prompt generator and PLM together (method section 6)."""
+    """Finetune CTR model, prompt generator and PLM together (section 6 of docs/method.md)."""
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         ctr_model = _fresh_ctr(ctr, model_input, seed)

@@ -5,14 +5,14 @@ from typing import Any
 import pandas as pd
 
 from clickprompt.modality import ModelInput
-from clickprompt.parameters import CTRParameters, StageParameters, TrainingParameters
+from clickprompt.parameters import ClickStageParameters, CTRParameters, TrainingParameters
 from clickprompt.training.result import TrainedModel
 
 
 def train_backbone(
     model_input: ModelInput,
     ctr: CTRParameters,
-    stage: StageParameters,
+    stage: ClickStageParameters,
     training: TrainingParameters,
     seed: int,
 ) -> tuple[TrainedModel, pd.DataFrame, Any]:

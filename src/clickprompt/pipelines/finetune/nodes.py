@@ -6,11 +6,11 @@ import pandas as pd
 
 from clickprompt.modality import ModelInput
 from clickprompt.parameters import (
+    ClickStageParameters,
     CTRParameters,
     FinetuneWithPLMParameters,
     PLMParameters,
     PromptParameters,
-    StageParameters,
     TrainingParameters,
 )
 from clickprompt.training.result import TrainedModel
@@ -20,7 +20,7 @@ def finetune_without_plm(
     model_input: ModelInput,
     pretrained: TrainedModel,
     ctr: CTRParameters,
-    stage: StageParameters,
+    stage: ClickStageParameters,
     training: TrainingParameters,
     seed: int,
 ) -> tuple[TrainedModel, pd.DataFrame, Any]:
