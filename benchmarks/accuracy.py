@@ -38,7 +38,9 @@ def run(environment: str, seeds: int, processes: int) -> dict[str, Any]:
     started = time.monotonic()
     parameters = base_parameters(environment)
     model_input, _ = embedded_model_input(_folder(environment), parameters)
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_quiet) as pool:
+    with ProcessPoolExecutor(
+        processes, get_context("spawn"), initializer=_start, initargs=(processes,)
+    ) as pool:
 
         def work(jobs: Iterable[Job]) -> list[dict[str, Any]]:
             return list(pool.map(train, jobs))
@@ -79,8 +81,10 @@ def run(environment: str, seeds: int, processes: int) -> dict[str, Any]:
 
 
 def train(job: Job) -> dict[str, Any]:
-    """One stage of one seed, in a process of its own with one thread."""
+    """One stage of one seed, in a process of its own."""
     environment, name, seed, decay = job
+    import torch
+
     from clickprompt.modality import ModelInput
     from clickprompt.training import stages
 
@@ -89,7 +93,10 @@ def train(job: Job) -> dict[str, Any]:
         "model_input": ModelInput.open(_folder(environment)),
         "ctr": parameters.ctr,
         "training": parameters.training.model_copy(
-            update={"threads": 1, "folder": str(REPOSITORY / parameters.training.folder)}
+            update={
+                "threads": torch.get_num_threads(),
+                "folder": str(REPOSITORY / parameters.training.folder),
+            }
         ),
         "seed": seed,
     }
@@ -151,7 +158,11 @@ def _folder(environment: str) -> Path:
     return REPOSITORY / "data" / "05_model_input" / f"accuracy_{environment}"
 
 
-def _quiet() -> None:
+def _start(processes: int) -> None:
+    """Share the cores between the processes; be quiet."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     os.environ["TQDM_DISABLE"] = "1"
     logging.basicConfig(level=logging.WARNING)
 
@@ -163,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", default="base")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     result = run(arguments.env, arguments.seeds, arguments.processes)
     write_result(f"accuracy_{arguments.env}", result)

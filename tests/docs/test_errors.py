@@ -65,7 +65,9 @@ def damaged_embedded_files() -> None:
     load_raw_files("base")
 
 
-def language_model(weights: str = "model.safetensors", family: str = "bert") -> None:
+def language_model(
+    weights: str = "model.safetensors", family: str = "bert", sha256: str | None = None
+) -> None:
     from clickprompt.plm import load_encoder
 
     folder = Path("my-bert")
@@ -73,7 +75,7 @@ def language_model(weights: str = "model.safetensors", family: str = "bert") -> 
     config = {"model_type": family, "num_hidden_layers": 4, "vocab_size": 9}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / weights).write_text("x")
-    load_encoder(parameters(plm={"source": "my-bert"}).plm)
+    load_encoder(parameters(plm={"source": "my-bert", "sha256": sha256}).plm)
 
 
 def layers_out_of_range() -> None:
@@ -172,7 +174,7 @@ ERRORS: list[Callable[[], Any]] = [
     lambda: samples(item="movie_ids"),
     lambda: samples(label={"positive_from": 6}),
     lambda: samples(rows=5),
-    language_model,
+    lambda: language_model(sha256="0" * 64),
     hub_without_network,
     lambda: language_model(weights="pytorch_model.bin"),
     lambda: language_model(family="electra"),

@@ -101,8 +101,8 @@ def test_settings_of_pretraining_are_those_of_conf():
         assert int(table_row("epochs")[column]) == pretrain.epochs
         assert int(table_row("batch")[column]) == pretrain.batch_size
         assert float(table_row("learning rate PLM")[column]) == pretrain.learning_rate_plm
-        both = {pretrain.learning_rate_ctr, pretrain.learning_rate_prompts}
-        assert {float(table_row("learning rate CTR model, generator")[column])} == both
+        assert float(table_row("learning rate CTR model")[column]) == pretrain.learning_rate_ctr
+        assert float(table_row("learning rate generator")[column]) == pretrain.learning_rate_prompts
         assert table_row("softmax")[column] == f"`{pretrain.masking.vocabulary}`"
         name = {"coupled": "Adam", "decoupled": "AdamW"}[pretrain.decay]
         assert pretrain.weight_decay == pretrain.weight_decay_plm == 0

@@ -158,7 +158,7 @@ def test_the_loss_is_the_cross_entropy_of_the_selected_tokens(model_input, plm, 
         vector, target = scores[row, column].double(), int(plain[row, column])
         pool = vector[active] if vocabulary == "active" else vector
         expected += (torch.logsumexp(pool, 0) - vector[target]).item()
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_validation_measures_prompts_on_off_and_shuffled(model_input, plm):

@@ -107,7 +107,7 @@ class Objective(Protocol):
 class ClickObjective:
     """Binary cross entropy of the click, with or without the PLM.
 
-    Sections 6 and 7 of docs/method.md.
+    See the sections 6 and 7 of docs/method.md.
 
     Args:
         model_input: both views of the samples.
