@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,7 +33,9 @@ MODELS = ("backbone", "clickprompt_without_plm", "clickprompt_with_plm")
 Job = tuple[str, str, int, float | None]
 
 
-def run(environment: str, seeds: int, processes: int) -> dict[str, Any]:
+def run(
+    environment: str, seeds: int, processes: int, models: Sequence[str] = MODELS
+) -> dict[str, Any]:
     """Pretrain, tune, train all seeds, evaluate."""
     started = time.monotonic()
     parameters = base_parameters(environment)
@@ -47,19 +49,19 @@ def run(environment: str, seeds: int, processes: int) -> dict[str, Any]:
 
         pretrained = work((environment, "pretrain", seed, None) for seed in range(seeds))
         tuning = work(
-            (environment, model, 0, decay) for decay in GRID for model in reversed(MODELS)
+            (environment, model, 0, decay) for decay in GRID for model in reversed(models)
         )
         chosen = {
             model: max(
                 (entry for entry in tuning if entry["model"] == model),
                 key=lambda entry: entry["metrics"]["valid_auc"],
             )["weight_decay"]
-            for model in MODELS
+            for model in models
         }
         trained = work(
             (environment, model, seed, chosen[model])
             for seed in range(seeds)
-            for model in reversed(MODELS)
+            for model in reversed(models)
         )
     report = _evaluate(parameters, model_input, trained)
     return {
@@ -175,8 +177,10 @@ def main() -> None:
     parser.add_argument("--env", default="base")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     arguments = parser.parse_args()
-    result = run(arguments.env, arguments.seeds, arguments.processes)
+    models = [model for model in MODELS if model in {"backbone", *arguments.models}]
+    result = run(arguments.env, arguments.seeds, arguments.processes, models)
     write_result(f"accuracy_{arguments.env}", result)
     print(json.dumps(result["summary"], indent=1))
 

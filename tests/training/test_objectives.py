@@ -70,9 +70,13 @@ def test_parts_of_a_batch_are_the_batch(model_input, plm):
     batch = objective.prepare(np.arange(30), 0, 0)
     parts = [batch.part(number, 4) for number in range(4)]
     assert sum(len(part) for part in parts) == 30
-    np.testing.assert_array_equal(
-        np.concatenate([p.token_ids_BN for p in parts]), batch.token_ids_BN
-    )
+    start = 0
+    for part in parts:
+        whole, width = batch.token_ids_BN[start : start + len(part)], part.token_ids_BN.shape[1]
+        np.testing.assert_array_equal(part.token_ids_BN, whole[:, :width])
+        assert (whole[:, width:] == model_input.special_tokens["pad"]).all()
+        assert width - part.length_B.max() in (0, 1)
+        start += len(part)
     np.testing.assert_array_equal(np.concatenate([p.target_S for p in parts]), batch.target_S)
     starts = np.cumsum([0, *(len(p) for p in parts[:-1])])
     rows = np.concatenate([p.row_S + s for p, s in zip(parts, starts, strict=True)])

