@@ -22,12 +22,15 @@ from clickprompt.parameters import (
     TrainingParameters,
 )
 from clickprompt.training.checkpoint import Checkpoints, Progress
-from clickprompt.training.machine import Machine
+from clickprompt.training.machine import Machine, release_freed_memory
 from clickprompt.training.objectives import Objective
 from clickprompt.training.optimizer import build_optimizer, rate_factor, set_rates
 from clickprompt.training.progress import StageProgress
 
 logger = logging.getLogger(__name__)
+
+# Often enough to bound the memory, seldom enough to cost nothing.
+STEPS_PER_RELEASE = 50
 
 
 class DivergedError(ValueError):
@@ -101,6 +104,8 @@ def fit(
                 progress.step = step + 1
                 if (step + 1) % 10 == 0 or step + 1 == len(batches):
                     progress.loss_sum = _finite(running, name, progress)
+                if (step + 1) % STEPS_PER_RELEASE == 0:
+                    release_freed_memory()
                 mean = progress.loss_sum / max(progress.count, 1)
                 bar.advance(len(batches[step]), f"epoch {progress.epoch + 1} loss {mean:.4f}")
                 if time.monotonic() - last_save >= training.checkpoint_minutes * 60:
@@ -109,6 +114,7 @@ def fit(
                     _save(accelerator, checkpoints, model, optimizer, progress)
                     last_save = time.monotonic()
             better = _end_epoch(objective, model, progress, stage)
+            release_freed_memory()
             if better and objective.criterion and accelerator.is_main_process:
                 checkpoints.save_best(model)
             clock = _count_seconds(progress, clock)

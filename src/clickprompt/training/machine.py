@@ -73,6 +73,15 @@ def keep_freed_memory() -> None:
     libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
+def release_freed_memory() -> None:
+    """Give freed memory back to the system, on glibc: batches of many shapes leave gaps.
+
+    Called now and then, it bounds what ``keep_freed_memory`` keeps.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products run in hardware (emulated ones are slower than float32)."""
     if device.type == "cuda":

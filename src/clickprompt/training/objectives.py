@@ -355,7 +355,8 @@ class MaskedTokenObjective:
         rows = np.random.Generator(np.random.Philox(0)).permutation(
             np.arange(part.start, part.stop)
         )[: self._validation_rows]
-        size = self._evaluation_batch_size
+        # Not more rows than in training: the logits of all selected tokens take the most memory.
+        size = min(self._evaluation_batch_size, self._batch_size)
         # Rows of similar length go together inside pools of eight batches.
         for start in range(0, len(rows), 8 * size):
             pool = rows[start : start + 8 * size]
