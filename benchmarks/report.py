@@ -229,7 +229,7 @@ def _conversion(result: dict[str, Any]) -> str:
 
 def _startup(result: dict[str, Any]) -> str:
     rows = [
-        [f"`kedro {command}`", *(f"{value:.3g}" for value in entry.values())]
+        [f"`{command}`", *(f"{value:.3g}" for value in entry.values())]
         for command, entry in result.items()
         if isinstance(entry, dict)
     ]
