@@ -98,7 +98,7 @@ def pretrain(
         ctr_model = _fresh_ctr(ctr, model_input, seed)
         # PA-MLM reads the representation only; the head has nothing to learn here.
         ctr_model.head.requires_grad_(False)
-        encoder = _encoder(plm)
+        encoder = load_encoder(plm)
         model = ClickPromptForPretraining(
             ctr=ctr_model,
             generator=_fresh_generator(ctr_model, encoder, prompts, seed),
@@ -158,7 +158,7 @@ def finetune_with_plm(
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         ctr_model = _fresh_ctr(ctr, model_input, seed)
-        encoder = _encoder(plm)
+        encoder = load_encoder(plm)
         model = ClickPromptForClicks(
             ctr=ctr_model,
             generator=_fresh_generator(ctr_model, encoder, prompts, seed),
@@ -172,9 +172,9 @@ def finetune_with_plm(
         model.initialise_head(_generator(seed, "click_head"))
         return model, _click_objective(model_input, machine, stage, training, seed, text=True)
 
-    settings = {"ctr": ctr, "plm": plm, "prompts": prompts, "stage": stage}
-    settings_: dict[str, Any] = settings | {"pretrained": pretrained.digest}
-    return _run("finetune_with_plm", build, model_input, settings_, stage, training, seed)
+    settings: dict[str, Any] = {"ctr": ctr, "plm": plm, "prompts": prompts, "stage": stage}
+    settings |= {"pretrained": pretrained.digest}
+    return _run("finetune_with_plm", build, model_input, settings, stage, training, seed)
 
 
 def _run(
@@ -311,10 +311,6 @@ def _fresh_generator(
     )
     generator.initialise(_generator(seed, "prompts"))
     return generator
-
-
-def _encoder(plm: PLMParameters) -> PromptedEncoder:
-    return load_encoder(plm)
 
 
 def _plm_digest(plm: PLMParameters) -> list[str]:
