@@ -105,20 +105,6 @@ def test_no_pickle_is_read(tmp_path):
         files.load_tensors(tmp_path / "w.safetensors")
 
 
-def test_text_is_replaced_as_a_whole(tmp_path, monkeypatch):
-    path = tmp_path / "report.json"
-    files.write_text(path, "old")
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        files.write_text(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
-
-
 def test_the_digest_of_a_value_ignores_the_order_of_keys():
     assert files.value_digest({"a": 1, "b": [1, 2]}) == files.value_digest({"b": [1, 2], "a": 1})
     assert files.value_digest({"a": 1}) != files.value_digest({"a": 2})

@@ -104,22 +104,6 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new text, never a part."""
-    aside = path.with_name(path.name + ".writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        _sync(aside)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"could not save {path}: {error.strerror or error}; the old file is unchanged",
-        ) from error
-
-
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Save tensors as safetensors (no pickle); shared storage is written once per name."""
     try:
