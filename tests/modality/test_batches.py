@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clickprompt.modality import TextBatcher, batch_order, mask_tokens, shuffled_batches
+from clickprompt.modality import TextBatcher, mask_tokens, shuffled_batches
 from clickprompt.parameters import MaskingParameters
 from tests.reference.modality_twins import row_tokens
 
@@ -61,27 +61,26 @@ def test_text_of_a_row_is_its_sentence(model_input, views, word_piece):
 @settings(max_examples=100, deadline=None)
 def test_every_row_is_in_one_batch(rows, batch_size, seed, epoch):
     lengths = np.random.default_rng(rows).integers(5, 60, rows)
-    for batches in (
-        batch_order(lengths, batch_size, seed, epoch),
-        shuffled_batches(rows, batch_size, seed, epoch),
-    ):
+    for given_lengths in (None, lengths):
+        batches = shuffled_batches(np.arange(rows), batch_size, seed, epoch, given_lengths)
         assert sorted(int(row) for batch in batches for row in batch) == list(range(rows))
         sizes = [len(batch) for batch in batches]
         assert len(sizes) == -(-rows // batch_size)
         assert sum(size < batch_size for size in sizes) <= 1
 
 
-def test_batches_hold_similar_lengths_and_epochs_differ():
+def test_lengths_sort_inside_batches_only_and_epochs_differ():
     lengths = np.random.default_rng(0).integers(20, 80, 20_000)
-    first = batch_order(lengths, 64, seed=1, epoch=0)
-    padded = sum(int(lengths[batch].max()) * len(batch) for batch in first)
-    assert padded < 1.03 * lengths.sum()  # unsorted batches: about 1.6
-    again = batch_order(lengths, 64, seed=1, epoch=0)
-    assert all((a == b).all() for a, b in zip(first, again, strict=True))
-    for other in (batch_order(lengths, 64, 1, 1), batch_order(lengths, 64, 2, 0)):
-        assert not (np.concatenate(first) == np.concatenate(other)).mean() > 0.01
-    means = [lengths[batch].mean() for batch in first]
-    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2  # batches are shuffled
+    rows = np.arange(20_000)
+    plain = shuffled_batches(rows, 64, seed=1, epoch=0)
+    first = shuffled_batches(rows, 64, seed=1, epoch=0, lengths=lengths)
+    for batch, same in zip(first, plain, strict=True):
+        assert sorted(batch) == sorted(same)
+        assert (np.diff(lengths[batch]) >= 0).all()
+    again = shuffled_batches(rows, 64, seed=1, epoch=0)
+    assert all((a == b).all() for a, b in zip(plain, again, strict=True))
+    for other in (shuffled_batches(rows, 64, 1, 1), shuffled_batches(rows, 64, 2, 0)):
+        assert not (np.concatenate(plain) == np.concatenate(other)).mean() > 0.01
 
 
 def test_shuffled_batches_of_given_rows():

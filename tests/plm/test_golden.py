@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from clickprompt.plm import MLMHead, PromptedEncoder, pool
-from clickprompt.plm.attention import ATTENTION_PREFIX, KERNELS, register_attention
+from clickprompt.plm.attention import KERNELS
 from clickprompt.plm.families import FAMILIES
 from clickprompt.prompts import PromptGenerator, rows_from_reference
 
@@ -126,7 +126,6 @@ def _load(name: str, kernel: str = "matmul") -> Golden:
         if key.startswith("param/")
     }
     sizes, plm = about["sizes"], about["plm"]
-    register_attention()
     config = BertConfig(
         vocab_size=plm["vocab_size"],
         hidden_size=plm["hidden_size"],
@@ -137,7 +136,6 @@ def _load(name: str, kernel: str = "matmul") -> Golden:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         layer_norm_eps=plm["layer_norm_eps"],
-        attn_implementation=ATTENTION_PREFIX + kernel,
     )
     model = BertModel(config, add_pooling_layer=False).double()
     own = {k.removeprefix("nlp_encoder."): w for k, w in weights.items() if "nlp_encoder" in k}

@@ -14,6 +14,8 @@ from clickprompt.parameters import (
 from clickprompt.training import loop, stages
 from clickprompt.training.machine import choose_machine
 from clickprompt.training.objectives import (
+    IGNORED,
+    SELECTED_MULTIPLE,
     ClickObjective,
     MaskedTokenObjective,
     probabilities,
@@ -77,10 +79,24 @@ def test_parts_of_a_batch_are_the_batch(model_input, plm):
         assert (whole[:, width:] == model_input.special_tokens["pad"]).all()
         assert width - part.length_B.max() in (0, 1)
         start += len(part)
-    np.testing.assert_array_equal(np.concatenate([p.target_S for p in parts]), batch.target_S)
     starts = np.cumsum([0, *(len(p) for p in parts[:-1])])
-    rows = np.concatenate([p.row_S + s for p, s in zip(parts, starts, strict=True)])
-    np.testing.assert_array_equal(rows, batch.row_S)
+    selected = [
+        token
+        for part, start in zip(parts, starts, strict=True)
+        for token in zip(part.row_S + start, part.column_S, part.target_S, strict=True)
+    ]
+    assert sorted(selected) == sorted(zip(batch.row_S, batch.column_S, batch.target_S, strict=True))
+    assert sum(objective.count(part) for part in parts) == objective.count(batch)
+
+
+def test_fillers_of_the_selected_tokens_count_for_nothing(model_input, plm):
+    _, objective = pretraining(model_input, plm)
+    batch = objective.prepare(np.arange(30), 0, 0)
+    real = batch.target_S != IGNORED
+    assert len(batch.target_S) % SELECTED_MULTIPLE == 0
+    assert 0 < real.sum() == objective.count(batch) < len(real)
+    text_tokens = int((batch.length_B - 2).sum())
+    assert objective.count(batch) == pytest.approx(0.15 * text_tokens, abs=len(batch))
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "clicks"])
@@ -158,7 +174,8 @@ def test_the_loss_is_the_cross_entropy_of_the_selected_tokens(model_input, plm, 
     plain, _ = objective._text.tokens(rows, multiple_of=2)
     active = torch.tensor(model_input.active_tokens.tolist())
     expected = 0.0
-    for row, column in zip(batch.row_S, batch.column_S, strict=True):
+    real = batch.target_S != IGNORED
+    for row, column in zip(batch.row_S[real], batch.column_S[real], strict=True):
         vector, target = scores[row, column].double(), int(plain[row, column])
         pool = vector[active] if vocabulary == "active" else vector
         expected += (torch.logsumexp(pool, 0) - vector[target]).item()

@@ -11,13 +11,12 @@ The four steps, each one function (section 1 of docs/method.md)::
     model_input = write_model_input(folder, id_view, text_view, piece_tokens)
     report = build_data_report(read_result.report, model_input)
 
-Training reads ``ModelInput.open(folder)`` and takes its batches by ``batch_order``,
+Training reads ``ModelInput.open(folder)`` and takes its batches by ``shuffled_batches``,
 ``TextBatcher(model_input).tokens(rows)`` and ``mask_tokens``. No torch in here.
 """
 
 from clickprompt.modality.batches import (
     TextBatcher,
-    batch_order,
     mask_tokens,
     shuffled_batches,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "TextBatcher",
     "TextView",
     "Vocabulary",
-    "batch_order",
     "build_data_report",
     "build_id_view",
     "build_text_view",

@@ -14,7 +14,6 @@ from clickprompt.modality.model_input import ModelInput
 from clickprompt.modality.tokens import kept_lengths
 from clickprompt.parameters import MaskingParameters
 
-BATCHES_PER_POOL = 50
 _BATCH_ORDER, _MASKS = 1, 2
 
 
@@ -79,47 +78,35 @@ class TextBatcher:
         return (column_N >= 1) & (column_N < lengths_B[:, None] - 1)
 
 
-def batch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Shuffled batches of rows of similar length.
-
-    All rows are shuffled, each pool of 50 batches is sorted by length and cut, and the batches
-    are shuffled.
-
-    Args:
-        lengths: (rows,) tokens of each row.
-        batch_size: rows of a batch; one batch may be smaller.
-        seed: of the training.
-        epoch: each has its own order.
-
-    Returns:
-        Batches of positions in ``lengths``; every position occurs exactly once.
-    """
-    draws = _random(_BATCH_ORDER, seed, epoch)
-    order = np.argsort(draws.random_raw(len(lengths)), kind="stable")
-    batches = []
-    for start in range(0, len(order), batch_size * BATCHES_PER_POOL):
-        pool = order[start : start + batch_size * BATCHES_PER_POOL]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[cut : cut + batch_size] for cut in range(0, len(pool), batch_size)]
-    shuffled = np.argsort(draws.random_raw(len(batches)), kind="stable")
-    return [batches[number] for number in shuffled]
-
-
 def shuffled_batches(
-    rows: int | np.ndarray, batch_size: int, seed: int, epoch: int
+    rows: np.ndarray,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    lengths: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """Shuffled batches without regard to length, for models that read ids only.
+    """Plainly shuffled batches; with text lengths, each batch is sorted by them.
+
+    Batches of similar length would need less padding, but they hold similar items: on the
+    embedded data they cost 0.003 of valid AUC in finetuning. The order inside a batch changes
+    nothing that is learnt and lets neighbouring rows attend with little padding.
 
     Args:
-        rows: the rows, or their number n for 0 .. n - 1.
+        rows: the rows.
         batch_size: rows of a batch; the last one may be smaller.
         seed: of the training.
         epoch: each has its own order.
+        lengths: tokens of each row, indexed by row.
+
+    Returns:
+        Batches of rows; every row occurs exactly once.
     """
-    given = np.arange(rows) if isinstance(rows, int) else np.asarray(rows)
-    draws = _random(_BATCH_ORDER, seed, epoch).random_raw(len(given))
-    order = given[np.argsort(draws, kind="stable")]
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    draws = _random(_BATCH_ORDER, seed, epoch).random_raw(len(rows))
+    order = np.asarray(rows)[np.argsort(draws, kind="stable")]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if lengths is None:
+        return batches
+    return [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches]
 
 
 def mask_tokens(

@@ -78,8 +78,8 @@ class ClickPromptForPretraining(nn.Module):
             rows_S: batch row of each selected token (S,).
             columns_S: text position of each selected token (S,).
             vocabulary_V: token ids that the softmax runs over; None: the whole vocabulary.
-            prompts: ``off`` leaves them out, ``shuffled`` gives each row its neighbour's; both
-                only measure what the prompts contribute.
+            prompts: ``off`` leaves them out, ``shuffled`` gives each row those of the row half a
+                batch away; both only measure what the prompts contribute.
 
         Returns:
             (S, V), column v belonging to ``vocabulary_V[v]``.
@@ -88,7 +88,7 @@ class ClickPromptForPretraining(nn.Module):
         if prompts != "off":
             representation_BD = self.ctr.representation(x_id_BF)
             if prompts == "shuffled":
-                representation_BD = representation_BD.roll(1, dims=0)
+                representation_BD = representation_BD.roll(len(x_id_BF) // 2, dims=0)
             key_BLAKd, value_BLAKd = self.generator(representation_BD)
         hidden_SH = self.encoder(
             token_ids_BN, mask_BN, key_BLAKd, value_BLAKd, last_layer_at=(rows_S, columns_S)

@@ -19,14 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from clickprompt.plm.dropout import dropout as quick_dropout
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, float], Tensor]
-
-ATTENTION_PREFIX = "clickprompt_"
 
 
 def sdpa_kernel(
@@ -127,50 +125,3 @@ def prompted_attention(
         if visible_B1QN is not None:
             visible_B1QN = functional.pad(visible_B1QN, (prompt_key_BAKd.shape[2], 0), value=True)
     return kernel(query_BAQd, key_BANd, value_BANd, visible_B1QN, dropout, scaling)
-
-
-def register_attention() -> None:
-    """Make ``clickprompt_<kernel>`` known to transformers; may be called repeatedly.
-
-    A model loaded with one of these as its ``attn_implementation`` takes the prompts as
-    keywords ``key_BLAKd`` and ``value_BLAKd`` of its forward, and each attention module
-    picks its own layer's by ``layer_idx``.
-    """
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    for name, kernel in KERNELS.items():
-        AttentionInterface.register(ATTENTION_PREFIX + name, _interface(kernel))
-        AttentionMaskInterface.register(ATTENTION_PREFIX + name, sdpa_mask)
-
-
-def _interface(kernel: Kernel) -> Callable[..., tuple[Tensor, None]]:
-    def attention(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        dropout: float = 0.0,
-        scaling: float | None = None,
-        key_BLAKd: Tensor | None = None,
-        value_BLAKd: Tensor | None = None,
-        **_: object,  # the interface hands over keywords of every other attention, too
-    ) -> tuple[Tensor, None]:
-        prompts = None
-        if key_BLAKd is not None and value_BLAKd is not None:
-            layer: int = module.layer_idx  # type: ignore[assignment]
-            prompts = key_BLAKd[:, layer], value_BLAKd[:, layer]
-        context_BAQd = prompted_attention(
-            kernel,
-            query,
-            key,
-            value,
-            prompts,
-            attention_mask,
-            dropout=dropout,
-            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        )
-        return context_BAQd.transpose(1, 2).contiguous(), None
-
-    return attention

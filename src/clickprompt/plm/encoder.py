@@ -1,7 +1,7 @@
 """A language model that reads text together with one set of prompts per row and layer.
 
-Letters: B batch, N text tokens, L layers, H hidden size, A heads, d = H/A, K prompts,
-S selected positions, Q most selected positions of one row.
+Letters: B batch, N text columns, T text tokens of all rows, L layers, H hidden size, A heads,
+d = H/A, K prompts, S selected tokens.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from clickprompt.parameters import PLMParameters
-from clickprompt.plm.attention import (
-    ATTENTION_PREFIX,
-    KERNELS,
-    prompted_attention,
-    register_attention,
-)
+from clickprompt.plm.attention import KERNELS, prompted_attention
 from clickprompt.plm.dropout import use_quick_dropout
-from clickprompt.plm.families import Family, columns_in_rows, family_of
+from clickprompt.plm.families import Family, LayerParts, family_of
+from clickprompt.plm.slots import Group, Slots, row_groups, slots_in_rows, text_slots
 from clickprompt.plm.source import quiet_transformers, resolve_source
 
 Positions = tuple[Tensor, Tensor]
+
+# Rows that attend in one rectangle on a CPU.
+ROWS_OF_GROUP = 64
 
 
 class PromptedEncoder(nn.Module):
@@ -32,9 +31,9 @@ class PromptedEncoder(nn.Module):
     the text keeps its positions. ``position_offset=K`` gives the reference's numbers.
 
     Args:
-        model: a transformers encoder, loaded with one of the ``clickprompt_*`` attentions.
+        model: a transformers encoder; its layers' parts are used, their attention is not.
         family: its entry in `clickprompt.plm.families.FAMILIES`.
-        attention: which kernel the model was loaded with.
+        attention: which kernel attends (`clickprompt.plm.attention`).
         position_offset: added to the position id of every token.
     """
 
@@ -101,6 +100,9 @@ class PromptedEncoder(nn.Module):
     ) -> Tensor | tuple[Tensor, ...]:
         """Hidden states of the text.
 
+        Everything but attention itself is computed for the text tokens alone (packed one after
+        the other), so padding costs next to nothing.
+
         Args:
             token_ids_BN: token ids, special tokens included, padded on the right.
             mask_BN: bool, True at text tokens; None when no row is padded.
@@ -112,8 +114,9 @@ class PromptedEncoder(nn.Module):
                 The numbers are those of the full forward, for a fraction of the work.
 
         Returns:
-            The last layer's output (B, N, H); with ``all_layers`` a tuple of the outputs of
-            layers 1 to L; with ``last_layer_at`` the last layer's output (S, H).
+            The last layer's output (B, N, H), without meaning at padding; with ``all_layers`` a
+            tuple of the outputs of layers 1 to L; with ``last_layer_at`` the last layer's output
+            (S, H).
 
         Raises:
             ValueError: the text is longer than the position limit, the prompts have a wrong
@@ -122,60 +125,94 @@ class PromptedEncoder(nn.Module):
         self._check(token_ids_BN, key_BLAKd, value_BLAKd)
         if all_layers and last_layer_at is not None:
             raise ValueError("last_layer_at must be None with all_layers, got both")
-        # transformers and the fused kernels want no mask at all when nothing is padded.
-        visible_B11N = None
-        if mask_BN is not None and not bool(mask_BN.all()):
-            visible_B11N = mask_BN.bool()[:, None, None, :]
-        position_ids_1N = torch.arange(
-            self._first_position,
-            self._first_position + token_ids_BN.shape[1],
-            device=token_ids_BN.device,
-        )[None]
-        hidden_BNH = self.family.embed(self.model, token_ids_BN, position_ids_1N)
+        batch, width = token_ids_BN.shape
+        if mask_BN is None:
+            mask_BN = torch.ones_like(token_ids_BN, dtype=torch.bool)
+        mask_BN = mask_BN.bool()
+        text = text_slots(mask_BN)
+        # On a GPU each group would cost more launches than its padding does.
+        groups = row_groups(text, mask_BN, ROWS_OF_GROUP if mask_BN.device.type == "cpu" else batch)
+        hidden_TH = self.family.embed(
+            self.model,
+            token_ids_BN.flatten()[text.at_T][None],
+            (text.at_T % width + self._first_position)[None],
+        )[0]
+        prompts: list[tuple[Tensor, Tensor] | None] = [None] * self.layers
+        if key_BLAKd is not None and value_BLAKd is not None:
+            prompts = list(zip(key_BLAKd.unbind(1), value_BLAKd.unbind(1), strict=True))
         layers = self.family.layers(self.model)
         hiddens = []
-        for layer in layers if last_layer_at is None else layers[:-1]:
-            hidden_BNH = layer(
-                hidden_BNH, visible_B11N, key_BLAKd=key_BLAKd, value_BLAKd=value_BLAKd
-            )
-            hiddens.append(hidden_BNH)
-        if last_layer_at is not None:
-            prompts = None
-            if key_BLAKd is not None and value_BLAKd is not None:
-                prompts = key_BLAKd[:, -1], value_BLAKd[:, -1]
-            return self._layer_at(layers[-1], hidden_BNH, visible_B11N, prompts, last_layer_at)
-        return tuple(hiddens) if all_layers else hidden_BNH
+        for layer, own in zip(
+            layers if last_layer_at is None else layers[:-1], prompts, strict=False
+        ):
+            parts = self.family.parts(layer)
+            query_TH = parts.query(hidden_TH)
+            asking = [group.slots for group in groups]
+            context_TH = self._attend(parts, asking, query_TH, groups, hidden_TH, own)
+            hidden_TH = parts.feed_forward(parts.join(context_TH, hidden_TH))
+            if all_layers:
+                hiddens.append(text.spread(hidden_TH))
+        if last_layer_at is None:
+            return tuple(hiddens) if all_layers else text.spread(hidden_TH)
 
-    def _layer_at(
-        self,
-        layer: nn.Module,
-        hidden_BNH: Tensor,
-        visible_B11N: Tensor | None,
-        prompts: tuple[Tensor, Tensor] | None,
-        at: Positions,
-    ) -> Tensor:
-        """One layer's output at selected positions: (S, H)."""
-        parts = self.family.parts(layer)
-        rows_S, columns_S = at
-        batch, _, _ = hidden_BNH.shape
-        slots_S, most = columns_in_rows(rows_S, batch)
-        hidden_SH = hidden_BNH[rows_S, columns_S]
+        parts = self.family.parts(layers[-1])
+        rows_S, columns_S = last_layer_at
+        order_S = torch.argsort(rows_S, stable=True)  # groups need the order of the rows
+        rows_S, columns_S = rows_S[order_S], columns_S[order_S]
+        number_P = torch.empty(batch * width, dtype=torch.int64, device=mask_BN.device)
+        number_P[text.at_T] = torch.arange(len(text.at_T), device=mask_BN.device)
+        hidden_SH = hidden_TH.index_select(0, number_P[rows_S * width + columns_S])
+        asking, first = [], 0
+        for group in groups:
+            inside_S = (rows_S >= first) & (rows_S < first + group.rows)
+            asking.append(slots_in_rows(rows_S[inside_S] - first, group.rows))
+            first += group.rows
         query_SH = parts.query(hidden_SH)
-        # Rows have different counts: queries stand in slots, empty slots are computed and left.
-        query_BQH = query_SH.new_zeros((batch, most, self.hidden_size))
-        query_BQH = query_BQH.index_put((rows_S, slots_S), query_SH)
-        context_BAQd = prompted_attention(
-            self.kernel,
-            self._heads(query_BQH),
-            self._heads(parts.key(hidden_BNH)),
-            self._heads(parts.value(hidden_BNH)),
-            prompts,
-            visible_B11N,
-            dropout=parts.attention_dropout if self.training else 0.0,
-            scaling=self.head_size**-0.5,
-        )
-        context_SH = context_BAQd.transpose(1, 2)[rows_S, slots_S].flatten(1)
-        return parts.feed_forward(parts.join(context_SH, hidden_SH))
+        context_SH = self._attend(parts, asking, query_SH, groups, hidden_TH, prompts[-1])
+        hidden_SH = parts.feed_forward(parts.join(context_SH, hidden_SH))
+        return hidden_SH.index_select(0, torch.argsort(order_S))
+
+    def _attend(
+        self,
+        parts: LayerParts,
+        asking: list[Slots],
+        query_QH: Tensor,
+        groups: list[Group],
+        hidden_TH: Tensor,
+        prompts: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """Context (Q, H) of packed queries, one group of rows after the other.
+
+        Args:
+            parts: of the layer.
+            asking: slots of each group's queries.
+            query_QH: the queries of all groups.
+            groups: rows, and slots of their text.
+            hidden_TH: what the layer reads, for keys and values.
+            prompts: the layer's prompt keys and values (B, A, K, d) each, or None.
+        """
+        # split and not slices: the gradient of a split is written once.
+        queries = query_QH.split([len(slots.at_T) for slots in asking])
+        keys = parts.key(hidden_TH).split([group.tokens for group in groups])
+        values = parts.value(hidden_TH).split([group.tokens for group in groups])
+        own: list[tuple[Tensor, Tensor] | None] = [None] * len(groups)
+        if prompts is not None:
+            rows = [group.rows for group in groups]
+            own = list(zip(prompts[0].split(rows), prompts[1].split(rows), strict=True))
+        contexts = []
+        for number, group in enumerate(groups):
+            context_BAQd = prompted_attention(
+                self.kernel,
+                self._heads(asking[number].spread(queries[number])),
+                self._heads(group.slots.spread(keys[number])),
+                self._heads(group.slots.spread(values[number])),
+                own[number],
+                group.visible_B11N,
+                dropout=parts.attention_dropout if self.training else 0.0,
+                scaling=self.head_size**-0.5,
+            )
+            contexts.append(asking[number].gather(context_BAQd.transpose(1, 2).flatten(2)))
+        return torch.cat(contexts)
 
     def _heads(self, projected_BNH: Tensor) -> Tensor:
         """(B, N, A*d) -> (B, A, N, d)."""
@@ -224,7 +261,6 @@ def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEnc
     family = family_of(found.get("model_type"))
     _check_config(found, plm)
     source.check_weights()
-    register_attention()
     with quiet_transformers():
         config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
         if plm.keep_layers is not None:
@@ -236,7 +272,6 @@ def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEnc
             model, report = AutoModel.from_pretrained(
                 source.folder,
                 config=config,
-                attn_implementation=ATTENTION_PREFIX + plm.attention,
                 add_pooling_layer=False,
                 dtype=torch.float32,
                 use_safetensors=True,

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class LayerParts:
-    """The parts of one post-norm layer, so that it can be run on chosen columns only.
+    """The parts of one post-norm layer, so that it can be run on chosen tokens only.
 
     Attributes:
         query: projection (..., H) -> (..., A*d).
@@ -24,7 +23,7 @@ class LayerParts:
         value: projection of the values.
         attention_dropout: probability that an attention weight is dropped in training.
         join: ``(context, hidden) -> LayerNorm(hidden + dropout(output(context)))``.
-        feed_forward: the rest of the layer, column by column.
+        feed_forward: the rest of the layer, token by token.
     """
 
     query: Callable[[Tensor], Tensor]
@@ -42,8 +41,8 @@ class Family:
     Attributes:
         first_position: config -> position id of the first token.
         positions: config -> number of position ids that a text may use.
-        embed: (model, token ids (B, N), position ids (1, N)) -> embedding output (B, N, H).
-        layers: model -> its layers, each called as ``layer(hidden, mask, **prompts)``.
+        embed: (model, token ids (1, T), position ids (1, T)) -> embedding output (1, T, H).
+        layers: model -> its layers.
         parts: layer -> its parts.
         head: our name -> the checkpoint's name of each tensor of its own MLM head; those of
             the decoder are stored only where they are not tied.
@@ -57,9 +56,9 @@ class Family:
     head: Mapping[str, str]
 
 
-def _bert_embed(model: Any, token_ids_BN: Tensor, position_ids_1N: Tensor) -> Tensor:
-    hidden_BNH: Tensor = model.embeddings(input_ids=token_ids_BN, position_ids=position_ids_1N)
-    return hidden_BNH
+def _bert_embed(model: Any, token_ids_1T: Tensor, position_ids_1T: Tensor) -> Tensor:
+    hidden_1TH: Tensor = model.embeddings(input_ids=token_ids_1T, position_ids=position_ids_1T)
+    return hidden_1TH
 
 
 def _bert_layers(model: Any) -> nn.ModuleList:
@@ -128,21 +127,3 @@ def family_of(model_type: object) -> Family:
             f"got model_type {model_type!r}"
         )
     return FAMILIES[str(model_type)]
-
-
-def columns_in_rows(rows_S: Tensor, batch: int) -> tuple[Tensor, int]:
-    """Give every selected position a slot inside its row.
-
-    Args:
-        rows_S: row of each selected position, in any order.
-        batch: B, number of rows.
-
-    Returns:
-        Slots (S,), counted from 0 inside each row, and the largest count of any row.
-    """
-    counts_B = torch.bincount(rows_S, minlength=batch)
-    order_S = torch.argsort(rows_S, stable=True)
-    starts_B = counts_B.cumsum(0) - counts_B
-    slots_S = torch.empty_like(rows_S)
-    slots_S[order_S] = torch.arange(len(rows_S), device=rows_S.device) - starts_B[rows_S[order_S]]
-    return slots_S, int(counts_B.max())

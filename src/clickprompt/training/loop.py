@@ -30,7 +30,7 @@ from clickprompt.training.progress import StageProgress
 logger = logging.getLogger(__name__)
 
 # Often enough to bound the memory, seldom enough to cost nothing.
-STEPS_PER_RELEASE = 50
+STEPS_PER_RELEASE = 10
 
 
 class DivergedError(ValueError):

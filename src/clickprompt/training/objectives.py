@@ -21,7 +21,6 @@ from clickprompt.evaluation.metrics import auc, log_loss
 from clickprompt.modality import (
     ModelInput,
     TextBatcher,
-    batch_order,
     mask_tokens,
     shuffled_batches,
 )
@@ -33,6 +32,11 @@ Split = Literal["train", "valid", "test"]
 # Texts are padded to a multiple of this many tokens: few distinct shapes keep the
 # allocator's memory bounded, at under 3 % of padding.
 TOKEN_MULTIPLE = 2
+
+# Selected tokens are filled up to a multiple of this many with ones that count for nothing:
+# a matrix product of a new shape has to be planned anew, and its plan is kept in memory.
+SELECTED_MULTIPLE = 64
+IGNORED = -100  # target of those; what torch's cross entropy leaves out
 
 # Masks of the valid split follow from a position that training never has.
 VALIDATION_EPOCH = 2**31 - 1
@@ -49,7 +53,7 @@ class Batch:
         length_B: tokens of each row, padding not counted; None without a PLM.
         row_S: batch row of each selected token; None outside PA-MLM.
         column_S: its position.
-        target_S: column of the right token in the softmax.
+        target_S: column of the right token in the softmax, or ``IGNORED``.
     """
 
     x_id_BF: np.ndarray
@@ -114,10 +118,6 @@ class Objective(Protocol):
 class ClickObjective:
     """Binary cross entropy of the click, with or without the PLM.
 
-    Batches are plainly shuffled: batches of similar length hold similar items, and on the
-    embedded data cost the CTR model 0.003 of valid AUC. Inside a batch the rows are sorted by
-    length, so that the parts of an accumulated step need little padding.
-
     See the sections 6 and 7 of docs/method.md.
 
     Args:
@@ -150,13 +150,10 @@ class ClickObjective:
         self._lengths = model_input.text_lengths() if text else None
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Shuffled train rows; with text, each batch sorted by length."""
+        """Shuffled train rows."""
         train = self._input.rows("train")
         rows = np.arange(train.start, train.stop)
-        batches = shuffled_batches(rows, self._batch_size, self._seed, epoch)
-        if self._lengths is None:
-            return batches
-        return [batch[np.argsort(self._lengths[batch], kind="stable")] for batch in batches]
+        return shuffled_batches(rows, self._batch_size, self._seed, epoch, self._lengths)
 
     def prepare(self, rows: np.ndarray, epoch: int = 0, step: int = 0) -> Batch:
         """Ids, labels and, with a PLM, the unmasked text of these rows."""
@@ -256,10 +253,10 @@ class MaskedTokenObjective:
             self._vocabulary_V = torch.from_numpy(self._active).to(machine.device)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Shuffled train rows, rows of similar length together."""
+        """Shuffled train rows."""
         train = self._input.rows("train")
-        order = batch_order(self._lengths[train], self._batch_size, self._seed, epoch)
-        return [train.start + rows for rows in order]
+        rows = np.arange(train.start, train.stop)
+        return shuffled_batches(rows, self._batch_size, self._seed, epoch, self._lengths)
 
     def prepare(self, rows: np.ndarray, epoch: int, step: int) -> Batch:
         """Ids (never corrupted) and masked text; masks are new for every epoch and step."""
@@ -277,6 +274,10 @@ class MaskedTokenObjective:
         )
         if self._column_of_token is not None:
             target_S = self._column_of_token[target_S]
+        more = -len(target_S) % SELECTED_MULTIPLE
+        row_S = np.append(row_S, np.arange(more) % len(rows))
+        column_S = np.append(column_S, np.zeros(more, dtype=np.int64))
+        target_S = np.append(target_S, np.full(more, IGNORED))
         return Batch(
             x_id_BF=self._input.ids[rows],
             label_B=self._input.labels[rows],
@@ -290,7 +291,7 @@ class MaskedTokenObjective:
     def count(self, batch: Batch) -> int:
         """Selected tokens."""
         assert batch.target_S is not None
-        return len(batch.target_S)
+        return int((batch.target_S != IGNORED).sum())
 
     def logits(
         self, model: nn.Module, batch: Batch, prompts: Literal["on", "off", "shuffled"] = "on"
@@ -316,7 +317,9 @@ class MaskedTokenObjective:
             logit_SV = self.logits(model, batch)
         assert batch.target_S is not None
         target_S = to_device(batch.target_S, self._machine.device)
-        return functional.cross_entropy(logit_SV.float(), target_S, reduction="sum")
+        return functional.cross_entropy(
+            logit_SV.float(), target_S, reduction="sum", ignore_index=IGNORED
+        )
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -332,15 +335,17 @@ class MaskedTokenObjective:
         for step, rows in enumerate(self._validation_batches()):
             batch = self.prepare(rows, epoch=VALIDATION_EPOCH, step=step)
             assert batch.target_S is not None
-            if not len(batch.target_S):
+            if not self.count(batch):
                 continue
-            count += len(batch.target_S)
+            count += self.count(batch)
             target_S = to_device(batch.target_S, self._machine.device)
             for prompts in ("on", "off", "shuffled"):
                 with self._machine.autocast():
                     logit_SV = self.logits(model, batch, prompts)
                 sums[prompts] += float(
-                    functional.cross_entropy(logit_SV.float(), target_S, reduction="sum")
+                    functional.cross_entropy(
+                        logit_SV.float(), target_S, reduction="sum", ignore_index=IGNORED
+                    )
                 )
                 hits[prompts] += int((logit_SV.argmax(dim=1) == target_S).sum())
         return {
@@ -357,12 +362,9 @@ class MaskedTokenObjective:
         )[: self._validation_rows]
         # Not more rows than in training: the logits of all selected tokens take the most memory.
         size = min(self._evaluation_batch_size, self._batch_size)
-        # Rows of similar length go together inside pools of eight batches.
-        for start in range(0, len(rows), 8 * size):
-            pool = rows[start : start + 8 * size]
-            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
-            for first in range(0, len(pool), size):
-                yield pool[first : first + size]
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            yield batch[np.argsort(self._lengths[batch], kind="stable")]
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
