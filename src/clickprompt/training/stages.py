@@ -158,7 +158,9 @@ def finetune_with_plm(
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         ctr_model = _fresh_ctr(ctr, model_input, seed)
-        encoder = load_encoder(plm)
+        # Dropout is for weights that are trained: a frozen PLM works as it does in evaluation.
+        frozen = stage.learning_rate_plm == 0
+        encoder = load_encoder(plm.model_copy(update={"dropout": 0.0}) if frozen else plm)
         model = ClickPromptForClicks(
             ctr=ctr_model,
             generator=_fresh_generator(ctr_model, encoder, prompts, seed),
