@@ -23,6 +23,7 @@ from kedro.runner.task import Task
 from pydantic import BaseModel
 
 from clickprompt import __version__
+from clickprompt.files import file_digest
 from clickprompt.parameters import PLMParameters
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class UpToDateRunner(SequentialRunner):
             return os.urandom(16).hex()
         stamp = self._stamps.recorded(files)
         if stamp is None:
-            stamp = _digest([[path.name, _content_digest(path)] for path in files])
+            stamp = _digest([[path.name, file_digest(path)] for path in files])
             self._stamps.record(files, stamp)
         return stamp
 
@@ -212,8 +213,3 @@ def _plain(name: str) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _content_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

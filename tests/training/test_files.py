@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clickprompt.files import recover_folder, value_digest
 from clickprompt.training import files
 
 
@@ -54,6 +55,7 @@ def test_a_limit_on_the_file_size_is_met_for_real(tmp_path):
     script = f"""
 import resource, signal, torch
 from pathlib import Path
+from clickprompt.files import recover_folder, value_digest
 from clickprompt.training import files
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -71,9 +73,9 @@ files.write_folder(Path({str(tmp_path / "state")!r}), write)
 def test_an_interrupted_rename_is_mended(tmp_path):
     save(tmp_path / "state", 1.0)
     (tmp_path / "state").rename(tmp_path / "state.old")
-    assert files.recover_folder(tmp_path / "state")
+    assert recover_folder(tmp_path / "state")
     assert stored(tmp_path / "state") == 1.0
-    assert not files.recover_folder(tmp_path / "nothing")
+    assert not recover_folder(tmp_path / "nothing")
 
 
 def test_a_half_written_folder_beside_is_ignored_and_replaced(tmp_path):
@@ -106,5 +108,5 @@ def test_no_pickle_is_read(tmp_path):
 
 
 def test_the_digest_of_a_value_ignores_the_order_of_keys():
-    assert files.value_digest({"a": 1, "b": [1, 2]}) == files.value_digest({"b": [1, 2], "a": 1})
-    assert files.value_digest({"a": 1}) != files.value_digest({"a": 2})
+    assert value_digest({"a": 1, "b": [1, 2]}) == value_digest({"b": [1, 2], "a": 1})
+    assert value_digest({"a": 1}) != value_digest({"a": 2})

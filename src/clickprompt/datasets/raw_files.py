@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
 
+from clickprompt.files import file_digest
+
 
 class RawFilesDataset(AbstractDataset[None, dict[str, Path]]):
     """Files of a published data set, checked before anything reads them.
@@ -82,8 +84,7 @@ class RawFilesDataset(AbstractDataset[None, dict[str, Path]]):
 
 def _content_digest(path: Path) -> str:
     if path.suffix != ".gz":
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_digest(path)
     digest = hashlib.sha256()
     with gzip.open(path, "rb") as unpacked:
         while block := unpacked.read(1 << 20):

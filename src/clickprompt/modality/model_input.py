@@ -9,10 +9,7 @@ Letters: F fields, P pieces, M members of a bag.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from clickprompt.files import file_digest, recover_folder, replace_folder, value_digest
 from clickprompt.modality.samples import SPLITS, SplitName
 from clickprompt.modality.tokens import PieceTokens, row_token_counts
 from clickprompt.modality.views import IdView, TextView
@@ -72,7 +70,7 @@ class ModelInput:
             ValueError: a file is missing, truncated or changed; names the file.
         """
         folder = Path(folder)
-        _recover(folder)
+        recover_folder(folder)
         if not (folder / "metadata.json").is_file():
             raise FileNotFoundError(
                 f"{folder} must hold a model input, got no metadata.json there: "
@@ -83,7 +81,7 @@ class ModelInput:
             stored_digest, files = metadata.pop("digest"), metadata["files"]
         except (ValueError, KeyError, AttributeError) as error:
             raise _damaged(folder / "metadata.json", str(error)) from None
-        if stored_digest != _json_digest(metadata):
+        if stored_digest != value_digest(metadata):
             raise _damaged(folder / "metadata.json", "its digest does not fit its content")
         if metadata["format"] != FORMAT:
             raise ValueError(
@@ -190,12 +188,7 @@ def write_model_input(
 def _replace_folder(
     folder: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, Any], vocabularies: Any
 ) -> None:
-    """Write beside ``folder``, sync, then swap by two renames (``_recover`` mends a gap)."""
-    aside = folder.with_name(folder.name + ".writing")
-    _recover(folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
+    def write(aside: Path) -> None:
         files: dict[str, dict[str, Any]] = {}
         for name, array in arrays.items():
             path = aside / f"{name}.npy"
@@ -206,38 +199,13 @@ def _replace_folder(
         files["vocabularies.json"] = {}
         for name, entry in files.items():
             entry["bytes"] = (aside / name).stat().st_size
-            entry["sha256"] = _file_digest(aside / name)
-        metadata = {**metadata, "files": files}
-        metadata["digest"] = _json_digest(metadata)
-        text = json.dumps(metadata, indent=1, ensure_ascii=False)
+            entry["sha256"] = file_digest(aside / name)
+        whole = {**metadata, "files": files}
+        whole["digest"] = value_digest(whole)
+        text = json.dumps(whole, indent=1, ensure_ascii=False)
         (aside / "metadata.json").write_text(text, encoding="utf-8")
-        for path in aside.iterdir():
-            _sync(path)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        size = sum(array.nbytes for array in arrays.values())
-        raise OSError(
-            error.errno,
-            f"could not write the model input {folder} ({size:,} bytes): "
-            f"{error.strerror or error}; what was there before is unchanged",
-        ) from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
-
-def _recover(folder: Path) -> None:
-    """Put the old folder back when a writer was killed between its two renames."""
-    old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():
-        old.rename(folder)
+    replace_folder(folder, write)
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:
@@ -246,7 +214,7 @@ def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise _damaged(path, f"it must have {expected['bytes']} bytes, got {size}")
-    if verify and (found := _file_digest(path)) != expected["sha256"]:
+    if verify and (found := file_digest(path)) != expected["sha256"]:
         raise _damaged(path, f"its sha256 must be {expected['sha256']}, got {found}")
 
 
@@ -265,21 +233,3 @@ def _damaged(path: Path, why: str) -> ValueError:
     return ValueError(
         f"{path} is damaged: {why}; delete the folder and run the pipeline modality_conversion"
     )
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _json_digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

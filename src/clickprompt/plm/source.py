@@ -6,7 +6,6 @@ read from safetensors files only, and ``trust_remote_code`` is never set.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clickprompt.files import file_digest
 from clickprompt.parameters import PLMParameters
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class PLMSource:
                 "plm.sha256 must be null for weights in several files, "
                 f"got a digest for {len(self.weight_files)} files in {self.folder}"
             )
-        with self.weight_files[0].open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_digest(self.weight_files[0])
         if found != self.sha256:
             raise ValueError(
                 f"plm.sha256 must be {self.sha256}, got {found} for {self.weight_files[0]}"

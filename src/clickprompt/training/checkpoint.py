@@ -16,10 +16,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from clickprompt.files import recover_folder
 from clickprompt.training.files import (
     check_folder,
     load_tensors,
-    recover_folder,
     save_tensors,
     write_folder,
 )

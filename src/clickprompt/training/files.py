@@ -1,4 +1,4 @@
-"""Files that are either the old or the new one, never a half: write aside, sync, rename.
+"""Folders of trained states.
 
 Every trained state is a folder of safetensors and JSON with a ``manifest.json`` that
 holds each file's size and sha256. The manifest is written last and checked on load, so
@@ -7,17 +7,15 @@ an incomplete or damaged folder is an error that names the file, not a wrong mod
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from clickprompt.files import file_digest, replace_folder
 
 MANIFEST = "manifest.json"
 
@@ -27,52 +25,17 @@ class DamagedFolderError(ValueError):
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a new folder and put it in place of ``folder`` in one rename.
+    """`clickprompt.files.replace_folder` with a manifest of what ``write`` wrote."""
 
-    Args:
-        folder: where the finished folder shall stand; an older one is replaced.
-        write: gets the path of an empty folder beside it and writes all files there.
-
-    Raises:
-        OSError: nothing could be written (a full disk, say); the old folder is untouched and
-            nothing half-written is left.
-    """
-    aside = folder.with_name(folder.name + ".writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
+    def write_all(aside: Path) -> None:
         write(aside)
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
             for path in sorted(aside.iterdir())
         }
         (aside / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
-        for path in aside.iterdir():
-            _sync(path)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(
-            error.errno,
-            f"could not save {folder}: {error.strerror or error}; what was saved before remains",
-        ) from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
-
-def recover_folder(folder: Path) -> bool:
-    """Whether ``folder`` holds a state; puts the old one back if a rename was interrupted."""
-    old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():
-        old.rename(folder)
-    return folder.exists()
+    replace_folder(folder, write_all)
 
 
 def check_folder(folder: Path) -> None:
@@ -122,23 +85,3 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise DamagedFolderError(f"{path} cannot be read: {error}") from None
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def value_digest(value: Any) -> str:
-    """sha256 of a JSON value, independent of the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,6 +22,7 @@ from torch import nn
 
 from clickprompt.ctr import CTRModel, build_ctr
 from clickprompt.evaluation.metrics import auc, log_loss
+from clickprompt.files import file_digest, recover_folder, value_digest
 from clickprompt.modality import ModelInput
 from clickprompt.models import ClickPromptForClicks, ClickPromptForPretraining, CTRForClicks
 from clickprompt.parameters import (
@@ -38,11 +39,8 @@ from clickprompt.plm import PromptedEncoder, load_encoder, load_mlm_head, resolv
 from clickprompt.prompts import PromptGenerator
 from clickprompt.training.files import (
     check_folder,
-    file_digest,
     load_tensors,
-    recover_folder,
     save_tensors,
-    value_digest,
     write_folder,
 )
 from clickprompt.training.loop import fit
