@@ -6,10 +6,10 @@ of the embedded data at batch 256, taking turns in one process:
 - reference style: float32; every text is tokenised in the loop, row by row, and padded to the
   longest of the data set; the masked-language head runs on all positions of the full
   vocabulary; attention is torch's fused kernel;
-- ours: bf16 where the machine has it; pieces tokenised once; batches of similar length; the head
-  and the last layer on the selected positions only; softmax over the active vocabulary.
+- ours: bf16 where the machine has it; pieces tokenised once; text tokens packed, without padding;
+  the head and the last layer on the selected positions only; softmax over the active vocabulary.
 
-Before timing, both are shown to compute the same loss on one masked batch in float32. The
+Before timing, both are shown to compute the same loss on one masked batch in float64. The
 result also holds the machine's matrix-multiply rate and the share of it that our step's useful
 arithmetic (matrix products of real tokens only) reaches.
 
@@ -195,7 +195,7 @@ def reference_logits(model: Any, x_id_BF: Any, token_ids_BN: Any, mask_BN: Any) 
 
 
 def _loss_difference(ours: Any, reference: Any, objective: Any, longest: int) -> float:
-    """Relative difference of the two losses on one masked batch, float32, no dropout."""
+    """Relative difference of the two losses on one masked batch, float64, no dropout."""
     import torch
     from torch.nn import functional
 
@@ -205,7 +205,7 @@ def _loss_difference(ours: Any, reference: Any, objective: Any, longest: int) ->
     cpu = torch.device("cpu")
     with torch.no_grad():
         vocabulary_V = objective._vocabulary_V
-        ours.eval(), reference.eval()
+        ours.eval().double(), reference.eval().double()
         width = batch.token_ids_BN.shape[1]
         rows_S, columns_S = to_device(batch.row_S, cpu), to_device(batch.column_S, cpu)
         target_S = to_device(batch.target_S, cpu)
@@ -219,8 +219,9 @@ def _loss_difference(ours: Any, reference: Any, objective: Any, longest: int) ->
         logit_BNV = reference_logits(reference, x_id_BF, padded_BN, padded_mask_BN)
         logit_SV = logit_BNV[rows_S, columns_S][:, vocabulary_V]
         second = functional.cross_entropy(logit_SV, target_S)
+        ours.float(), reference.float()  # exactly what they were
     difference = float((first - second).abs() / second)
-    if difference > 1e-4:
+    if difference > 1e-9:
         raise AssertionError(f"both styles must compute the same loss, got {difference}")
     return difference
 

@@ -210,7 +210,7 @@ def _step(result: dict[str, Any]) -> str:
             f"{rates['bf16']:g} in bf16. Useful arithmetic of our step: "
             f"{result['useful_gflops']:g} GFLOP/s, {result['share_of_matmul_rate']:.0%} of the "
             f"{result['precision']} rate. Both styles give the same loss on one masked batch in "
-            f"float32, relative difference {result['same_loss_relative_difference']:.1g}.",
+            f"float64, relative difference {result['same_loss_relative_difference']:.1g}.",
         ]
     )
 
