@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html.entities import html5
 from pathlib import Path
 
@@ -29,7 +29,17 @@ from clickprompt.readers.ratings import join_ratings, numbers, unique_ids
 from clickprompt.readers.report import ReadReport
 
 OPTIONS: Mapping[str, bool] = {"implicit_ratings": True, "ratings_without_book": True}
-AGES = (5, 110)
+# published name -> column
+RATINGS = {"User-ID": "user_id", "ISBN": "isbn", "Book-Rating": "rating"}
+USERS = {"User-ID": "user_id", "Location": "location", "Age": "age"}
+BOOKS = {
+    "ISBN": "isbn",
+    "Book-Title": "book_title",
+    "Book-Author": "author",
+    "Year-Of-Publication": "publication_year",
+    "Publisher": "publisher",
+}
+AGES = (5, 110)  # plausible ones
 NO_NUMBER = ("", "n/a", "null", "nan", "\\n")  # in lower case; the last is MySQL's NULL
 NO_PLACE = ("", "n/a")
 
@@ -56,20 +66,12 @@ def read_bookcrossing(
         ratings_without_book: keep ratings whose book is not in the books file; else they are
             dropped. Ratings whose user is unknown are kept in either case.
     """
-    columns = ("ISBN", "Book-Title", "Book-Author", "Year-Of-Publication", "Publisher")
-    books = _read(files, "BX-Books.csv", columns, "skipped", report).renamed(
-        "isbn", "book_title", "author", "publication_year", "publisher"
-    )
+    books = _read(files, "BX-Books.csv", BOOKS, "skipped", report)
     books = _separate_title_and_author(books, report)
     books = unique_ids(_canonical_isbn(books, report), "isbn", report)
-    users = _read(files, "BX-Users.csv", ("User-ID", "Location", "Age"), "skipped", report).renamed(
-        "user_id", "location", "age"
-    )
+    users = _read(files, "BX-Users.csv", USERS, "skipped", report)
     users = unique_ids(_stripped(users, "user_id", report), "user_id", report)
-    columns = ("User-ID", "ISBN", "Book-Rating")
-    ratings = _read(files, "BX-Book-Ratings.csv", columns, "dropped", report).renamed(
-        "user_id", "isbn", "rating"
-    )
+    ratings = _read(files, "BX-Book-Ratings.csv", RATINGS, "dropped", report)
     ratings = _canonical_isbn(_stripped(ratings, "user_id", report), report)
     if not implicit_ratings:
         ratings = ratings.without(numbers(ratings["rating"]) == 0, "implicit_rating", report)
@@ -98,12 +100,13 @@ def read_bookcrossing(
 
 
 def _read(
-    files: Mapping[str, Path], name: str, columns: tuple[str, ...], kind: str, report: ReadReport
+    files: Mapping[str, Path], name: str, columns: Mapping[str, str], kind: str, report: ReadReport
 ) -> TextTable:
-    return read_table(
+    """One file, with the interactions table's names of the columns."""
+    table = read_table(
         files,
         name,
-        columns,
+        tuple(columns),
         separator=";",
         encoding="cp1252",
         header=True,
@@ -112,6 +115,7 @@ def _read(
         backslash=True,
         other_separators=(",", "\t"),
     )
+    return table.renamed(*columns.values())
 
 
 def _stripped(table: TextTable, column: str, report: ReadReport) -> TextTable:
@@ -119,13 +123,6 @@ def _stripped(table: TextTable, column: str, report: ReadReport) -> TextTable:
     spaced = to_numpy(pc.not_equal(array, table[column]))
     table.note(spaced, f"outer_spaces_in_{column}", report)
     return table.replaced(**{column: array})
-
-
-def _by_value(array: pa.Array, change: Callable[[str], str | None]) -> pa.Array:
-    """Apply a function to every different value once."""
-    codes = pc.dictionary_encode(array)
-    changed = pa.array([change(v) for v in codes.dictionary.to_pylist()], pa.large_string())
-    return changed.take(codes.indices)
 
 
 def _separate_title_and_author(books: TextTable, report: ReadReport) -> TextTable:
@@ -196,17 +193,21 @@ def _check_digit_is_right(isbn: str) -> bool:
     )
 
 
-def _text(table: TextTable, column: str, report: ReadReport) -> pa.Array:
-    """A column with HTML entities decoded and outer spaces off, null where it is empty."""
+def _decoded(table: TextTable, column: str, report: ReadReport) -> pa.Array:
+    """A column with HTML entities decoded."""
     array = table[column]
     entity = to_numpy(pc.match_substring_regex(array, _ENTITY.pattern))
     table.note(entity, f"html_entity_in_{column}", report)
-    rows = np.flatnonzero(entity)
-    if len(rows):
-        decoded = [_unescape(text) for text in array.take(pa.array(rows)).to_pylist()]
-        array = pc.replace_with_mask(array, pa.array(entity), pa.array(decoded, array.type))
-    array = _stripped(table.replaced(**{column: array}), column, report)[column]
-    return pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
+    if not entity.any():
+        return array
+    decoded = [_unescape(text) for text in array.filter(pa.array(entity)).to_pylist()]
+    return pc.replace_with_mask(array, pa.array(entity), pa.array(decoded, array.type))
+
+
+def _text(table: TextTable, column: str, report: ReadReport) -> pa.Array:
+    """A column with HTML entities decoded and outer spaces off, null where it is empty."""
+    decoded = table.replaced(**{column: _decoded(table, column, report)})
+    return _stripped(decoded, column, report).nullable(column)
 
 
 def _unescape(text: str) -> str:
@@ -253,19 +254,22 @@ def _absent(array: pa.Array) -> pa.Array:
 
 def _location(users: TextTable, report: ReadReport) -> dict[str, pa.Array]:
     """City, state and country, null where empty; the country is the last part that is not."""
-    text = _text(users, "location", report)
-    text = pc.fill_null(text, "")
-    country = _by_value(text, lambda t: next((p for p in reversed(_parts(t)) if p), None))
-    last = _by_value(text, lambda t: _parts(t)[-1])
-    users.note(to_numpy(pc.is_null(last)), "location_without_country", report)
+    codes = pc.dictionary_encode(_decoded(users, "location", report))
+    parts = [_parts(location) for location in codes.dictionary.to_pylist()]
+    without = np.array([found[-1] is None for found in parts], dtype=bool)
+    users.note(without[to_numpy(codes.indices)], "location_without_country", report)
+    places = {
+        "country": [next(filter(None, reversed(found)), None) for found in parts],
+        "state": [found[-2] if len(found) > 1 else None for found in parts],
+        "city": [", ".join(filter(None, found[:-2])) or None for found in parts],
+    }
     return {
-        "country": country,
-        "state": _by_value(text, lambda t: _parts(t)[-2] if len(_parts(t)) > 1 else None),
-        "city": _by_value(text, lambda t: ", ".join(filter(None, _parts(t)[:-2])) or None),
+        name: pa.array(values, pa.large_string()).take(codes.indices)
+        for name, values in places.items()
     }
 
 
 def _parts(location: str) -> list[str | None]:
     """Parts between commas, None for those that say nothing."""
-    parts = (part.strip(' "') for part in location.split(","))
+    parts = [part.strip(' "') for part in location.split(",")]
     return [None if part.lower() in NO_PLACE else part for part in parts]
