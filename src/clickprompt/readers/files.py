@@ -222,7 +222,7 @@ class _BadLine(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Columns in the file's order, line numbers of the rows, and what could not be split.
+    """The wanted columns, line numbers of the rows, and what could not be split.
 
     ``otherwise`` (rows,) bool: the row's quotes are not escaped as the file's are.
     """
@@ -268,9 +268,9 @@ def _split(
         report.add("skipped", "blank_line", name, len(inner), [(int(n), "") for n in inner])
         lines, numbers = lines.take(pa.array(keep)), numbers[keep]
     if quoted:
-        rows = _split_quoted(lines, numbers, width, separator, backslash)
+        rows = _split_quoted(lines, numbers, width, order, separator, backslash)
     else:
-        rows = _split_plain(lines, numbers, width, separator)
+        rows = _split_plain(lines, numbers, width, order, separator)
     rows_read = len(rows.numbers) + len(rows.bad)
     if 2 * len(rows.bad) > rows_read:
         bad = rows.bad[0]
@@ -289,15 +289,17 @@ def _split(
         report.add(kind, reason, name, len(found), found)
     if kind == "dropped":
         report.rows_read += rows_read
-    chosen = {column: rows.columns[at] for column, at in zip(columns, order, strict=True)}
-    table = TextTable(name, kind, separator, chosen, rows.numbers)
+    named = dict(zip(columns, rows.columns, strict=True))
+    table = TextTable(name, kind, separator, named, rows.numbers)
     table.note(rows.otherwise, "quotes_escaped_otherwise", report)
     return table
 
 
-def _split_plain(lines: pa.Array, numbers: np.ndarray, width: int, separator: str) -> _Rows:
-    """Split lines without quotes, inside Arrow."""
-    columns, whole = _pieces(lines, width, separator)
+def _split_plain(
+    lines: pa.Array, numbers: np.ndarray, width: int, order: list[int], separator: str
+) -> _Rows:
+    """Split lines whose quotes mean nothing, inside Arrow."""
+    columns, whole = _pieces(lines, width, order, separator, quotes=True)
     bad = []
     for row in np.flatnonzero(~whole):
         text = lines[int(row)].as_py()
@@ -307,7 +309,12 @@ def _split_plain(lines: pa.Array, numbers: np.ndarray, width: int, separator: st
 
 
 def _split_quoted(
-    lines: pa.Array, numbers: np.ndarray, width: int, separator: str, backslash: bool
+    lines: pa.Array,
+    numbers: np.ndarray,
+    width: int,
+    order: list[int],
+    separator: str,
+    backslash: bool,
 ) -> _Rows:
     """Split lines that may have quotes.
 
@@ -321,45 +328,60 @@ def _split_quoted(
     enclosed = np.flatnonzero(
         ~escaped & to_numpy(pc.starts_with(lines, '"')) & to_numpy(pc.ends_with(lines, '"'))
     )
-    bare_columns, whole = _pieces(lines.take(pa.array(bare)), width, separator)
+    bare_lines = lines.take(pa.array(bare))
+    bare_columns, whole = _pieces(bare_lines, width, order, separator, quotes=False)
     bare = bare[whole]
     inner = pc.utf8_slice_codeunits(lines.take(pa.array(enclosed)), 1, -1)
-    enclosed_columns, whole = _pieces(inner, width, f'"{separator}"')
+    columns, whole = _pieces(inner, width, order, f'"{separator}"', quotes=False)
     enclosed = enclosed[whole]
-    clean = np.ones(len(enclosed), dtype=bool)
-    for column in enclosed_columns:
-        clean &= ~to_numpy(pc.match_substring(column, '"'))
-    if not clean.all():
-        enclosed = enclosed[clean]
-        enclosed_columns = [column.filter(pa.array(clean)) for column in enclosed_columns]
 
     odd = np.ones(len(lines), dtype=bool)
     odd[bare] = odd[enclosed] = False
-    at = np.flatnonzero(odd)
-    parsed = _parse_lines(lines.take(pa.array(at)), numbers[at], width, separator, backslash)
+    rest = np.flatnonzero(odd)
+    parsed = _parse_lines(
+        lines.take(pa.array(rest)), numbers[rest], width, order, separator, backslash
+    )
     all_numbers = np.concatenate([numbers[bare], numbers[enclosed], parsed.numbers])
     otherwise = np.zeros(len(all_numbers), dtype=bool)
     otherwise[len(bare) + len(enclosed) :] = parsed.otherwise
-    order = np.argsort(all_numbers, kind="stable")
-    columns = [
-        pa.concat_arrays(parts).take(pa.array(order))
-        for parts in zip(bare_columns, enclosed_columns, parsed.columns, strict=True)
-    ]
-    return _Rows(columns, all_numbers[order], parsed.bad, otherwise[order])
+    at = np.argsort(all_numbers, kind="stable")
+    if len(enclosed) < len(at):
+        columns = [
+            pa.concat_arrays(parts).take(pa.array(at))
+            for parts in zip(bare_columns, columns, parsed.columns, strict=True)
+        ]
+    return _Rows(columns, all_numbers[at], parsed.bad, otherwise[at])
 
 
-def _pieces(lines: pa.Array, width: int, pattern: str) -> tuple[list[pa.Array], np.ndarray]:
-    """Columns of the lines that have ``width`` pieces, and which lines (lines,) bool these are."""
+def _pieces(
+    lines: pa.Array, width: int, order: list[int], pattern: str, *, quotes: bool
+) -> tuple[list[pa.Array], np.ndarray]:
+    """Split lines that are rows.
+
+    Returns:
+        The columns in ``order``, and which lines (lines,) bool have ``width`` pieces, without a
+        quote inside unless ``quotes``.
+    """
     parts = pc.split_pattern(lines, pattern)
     whole = to_numpy(pc.list_value_length(parts)) == width
     if not whole.all():
         parts = parts.filter(pa.array(whole))
     flat = parts.flatten()
-    return [flat.take(pa.array(np.arange(i, len(flat), width))) for i in range(width)], whole
+    if not quotes:
+        quoted = to_numpy(pc.match_substring(flat, '"')).reshape(-1, width).any(axis=1)
+        if quoted.any():
+            whole[np.flatnonzero(whole)[quoted]] = False
+            flat = flat.filter(pa.array(np.repeat(~quoted, width)))
+    return [flat.take(pa.array(np.arange(i, len(flat), width))) for i in order], whole
 
 
 def _parse_lines(
-    lines: pa.Array, numbers: np.ndarray, width: int, separator: str, backslash: bool
+    lines: pa.Array,
+    numbers: np.ndarray,
+    width: int,
+    order: list[int],
+    separator: str,
+    backslash: bool,
 ) -> _Rows:
     """Parse the given lines one by one; rows may go over several lines."""
     texts, at = lines.to_pylist(), numbers.tolist()
@@ -388,7 +410,7 @@ def _parse_lines(
         starts.append(number)
         otherwise.append(escaped_otherwise)
         position += used
-    columns = [pa.array([row[i] for row in rows], pa.large_string()) for i in range(width)]
+    columns = [pa.array([row[i] for row in rows], pa.large_string()) for i in order]
     return _Rows(columns, np.array(starts, dtype=np.int64), bad, np.array(otherwise, dtype=bool))
 
 
