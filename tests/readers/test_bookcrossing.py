@@ -388,9 +388,18 @@ def test_a_last_line_without_line_end_is_kept_and_reported(tmp_path):
     assert result.report["repaired"] == {"no_final_line_end": 1}
 
 
-@pytest.mark.parametrize(("name", "cut"), [(RATINGS, 4), (RATINGS, 9), (USERS, 4), (BOOKS, 60)])
-def test_truncated_file(tmp_path, name, cut):
-    with pytest.raises(ValueError, match=rf"{name} must end with a whole line, got a truncated"):
+@pytest.mark.parametrize(
+    ("name", "cut", "what"),
+    [
+        (RATINGS, 4, "an open quote"),
+        (RATINGS, 7, "2 of 3 columns"),
+        (USERS, 4, "an open quote"),
+        (BOOKS, len(URLS[2]) + 5, "7 of 8 columns"),
+    ],
+)
+def test_truncated_file(tmp_path, name, cut, what):
+    message = rf"{name} must end with a whole line, got a truncated file: line \d has {what}: "
+    with pytest.raises(ValueError, match=message):
         read(tmp_path, {name: FILES[name][:-cut]})
 
 

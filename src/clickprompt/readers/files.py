@@ -213,12 +213,12 @@ def _decode_single_byte(raw: bytes, encoding: str) -> str:
 
 
 class _BadLine(NamedTuple):
-    """A line that is no row. ``short``: it looks cut off."""
+    """A line that is no row. ``cut``: what makes it look cut off, or ""."""
 
     number: int
     text: str
     reason: str
-    short: bool
+    cut: str
 
 
 class _Rows(NamedTuple):
@@ -255,9 +255,9 @@ def _split(
     width = len(columns)
     if header:
         line = lines[0].as_py()
-        names = (_fields(line, separator, backslash)[0] if quoted else None) or line.split(
-            separator
-        )
+        names = line.split(separator)
+        if quoted:
+            names = _fields(line, separator, backslash)[0] or names
         order = _header_order(names, separator.join(names), name, columns, separator)
         width, first, lines = len(names), 2, lines[1:]
     numbers = np.arange(first, first + len(lines), dtype=np.int64)
@@ -277,10 +277,10 @@ def _split(
         raise ValueError(_format_message(name, columns, separator, bad.number, bad.text))
     if not ends_whole and rows_read:
         last = rows.bad[-1] if rows.bad else None
-        if last is not None and last.short and last.number == numbers[-1]:
+        if last is not None and last.cut and last.number == numbers[-1]:
             raise ValueError(
                 f"{name} must end with a whole line, got a truncated file: line {last.number} has "
-                f"less than {width} columns or an open quote: {last.text[-200:]!r}"
+                f"{last.cut}: {last.text[-200:]!r}"
             )
         note = "no line end after the last line: the file may be truncated"
         report.add("repaired", "no_final_line_end", name, 1, [(int(numbers[-1]), note)])
@@ -303,8 +303,9 @@ def _split_plain(
     bad = []
     for row in np.flatnonzero(~whole):
         text = lines[int(row)].as_py()
-        short = text.count(separator) < width - 1
-        bad.append(_BadLine(int(numbers[row]), text, "wrong_number_of_columns", short))
+        found = text.count(separator) + 1
+        cut = f"{found} of {width} columns" if found < width else ""
+        bad.append(_BadLine(int(numbers[row]), text, "wrong_number_of_columns", cut))
     return _Rows(columns, numbers[whole], bad, np.zeros(int(whole.sum()), dtype=bool))
 
 
@@ -400,8 +401,10 @@ def _parse_lines(
             others, _ = _fields(text, separator, not backslash)
             if others is None or len(others) != width:
                 reason = "misplaced_quote" if fields is None else "wrong_number_of_columns"
-                short = is_open or (fields is not None and len(fields) < width)
-                bad.append(_BadLine(number, text, reason, short))
+                cut = "an open quote" if is_open else ""
+                if fields is not None and len(fields) < width:
+                    cut = f"{len(fields)} of {width} columns"
+                bad.append(_BadLine(number, text, reason, cut))
                 position += 1
                 continue
             fields, used = others, 1
