@@ -106,9 +106,10 @@ def _duplicates(table: TextTable, item: str) -> tuple[np.ndarray, np.ndarray]:
     codes = [pc.dictionary_encode(table[column]) for column in ("user_id", item)]
     user, thing = (to_numpy(code.indices).astype(np.int64) for code in codes)
     pair = pd.Series(user * len(codes[1].dictionary) + thing)
-    duplicated = np.zeros(len(table), dtype=bool)
+    duplicated, again = np.zeros((2, len(table)), dtype=bool)
     pairs = np.flatnonzero(pair.duplicated(keep=False).to_numpy())
     if len(pairs):
         rows = pa.table({name: a.take(pa.array(pairs)) for name, a in table.columns.items()})
         duplicated[pairs] = rows.to_pandas().duplicated().to_numpy()
-    return duplicated, pair.duplicated().to_numpy()
+        again[pairs] = pair.iloc[pairs].duplicated().to_numpy()
+    return duplicated, again
