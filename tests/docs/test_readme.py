@@ -286,10 +286,10 @@ def test_every_ctr_model_and_family_is_named():
 
 def test_raw_files_of_every_environment_are_named():
     text = prose("README.md")
-    for environment in ("movielens_100k", "movielens_1m"):
+    for environment in ("movielens_100k", "movielens_1m", "bookcrossing"):
         entry = configuration(environment)["catalog"]["raw_files"]
         line = next(line for line in text.splitlines() if f"`{entry['path']}/`" in line)
-        assert set(re.findall(r"`(u?[\w.]+)`", line)) >= set(entry["files"])
+        assert set(re.findall(r"`([\w.-]+)`", line)) >= set(entry["files"])
         assert re.search(r"\((.*)\)", entry["published_at"])[1] in line
 
 

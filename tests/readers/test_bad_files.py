@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clickprompt.parameters import DataParameters
-from clickprompt.readers import read_interactions
+from clickprompt.readers import READERS, read_interactions
 
 RATINGS = b"userId,movieId,rating,timestamp\r\n1,1,4.0,964982703\r\n1,2,2.0,964981247\r\n"
 MOVIES = (
@@ -123,6 +123,24 @@ def test_a_cut_between_carriage_return_and_line_feed_is_reported(tmp_path):
 def test_utf16_and_binary(tmp_path):
     with pytest.raises(ValueError, match=r"movies\.csv must be utf-8 text, got UTF-16 or binary"):
         read(tmp_path, movies=MOVIES.decode().encode("utf-16"))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_names_the_file_that_it_cannot_read(tmp_path, reader):
+    with pytest.raises(ValueError, match=r"files must hold \S+, got none"):
+        read_interactions({}, parameters(reader))
+    files = {name: tmp_path / name for name in READERS[reader].files}
+    for raw, message in (
+        (b"", r"must hold rows, got an empty file"),
+        ("Müller".encode("utf-16"), r"must be \S+ text, got UTF-16 or binary data"),
+        (b"\x1f\x8b\x08", r"must be a whole gzip file, got a damaged one"),
+        (b"no such format\n", r"no such format"),
+    ):
+        for path in files.values():
+            path.write_bytes(raw)
+        with pytest.raises(ValueError, match=message) as error:
+            read_interactions(files, parameters(reader))
+        assert any(name in str(error.value) for name in files)
 
 
 def test_file_not_given(tmp_path):

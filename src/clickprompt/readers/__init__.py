@@ -24,7 +24,8 @@ from typing import Any
 import pandas as pd
 
 from clickprompt.parameters import DataParameters
-from clickprompt.readers import movielens
+from clickprompt.readers import bookcrossing, movielens
+from clickprompt.readers.bookcrossing import read_bookcrossing
 from clickprompt.readers.movielens_1m import read_movielens_1m
 from clickprompt.readers.movielens_100k import read_movielens_100k
 from clickprompt.readers.movielens_small import read_movielens_small
@@ -49,6 +50,11 @@ READERS: Mapping[str, Reader] = {
     ),
     "movielens_100k": Reader(
         read_movielens_100k, ("u.data", "u.user", "u.item"), movielens.OPTIONS
+    ),
+    "bookcrossing": Reader(
+        read_bookcrossing,
+        ("BX-Book-Ratings.csv", "BX-Users.csv", "BX-Books.csv"),
+        bookcrossing.OPTIONS,
     ),
 }
 

@@ -1,20 +1,21 @@
 """Published text files -> tables of text columns, with the line number of every row.
 
-The fast path splits whole files inside Arrow (a million ``::`` lines in half a second);
-files with quotes go through Python's ``csv``. Both give the same ``TextTable``. Only what
-makes a whole file unusable is an error here; single bad lines go into the report.
+Whole files are split inside Arrow (a million ``::`` lines in half a second); of files with
+quotes, only the lines that need it are parsed in Python. Only what makes a whole file unusable is
+an error here; single bad lines go into the report.
 """
 
 from __future__ import annotations
 
-import csv
+import functools
 import gzip
 import hashlib
-import io
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 from clickprompt.readers.report import EXAMPLES_PER_REASON, ReadReport
 
 SEPARATORS = ("::", "\t", ",", ";", "|")
+LINES_PER_ROW = 20  # at most, of a row with line ends inside quotes
 SEPARATOR_NAMES = {"\t": "tab", "::": "'::'", ",": "','", ";": "';'", "|": "'|'"}
 
 
@@ -55,6 +57,11 @@ class TextTable:
         """The same rows under other column names."""
         columns = dict(zip(names, self.columns.values(), strict=True))
         return TextTable(self.file, self.kind, self.separator, columns, self.lines)
+
+    def replaced(self, **columns: pa.Array) -> TextTable:
+        """The same rows with other contents of the given columns."""
+        assert columns.keys() <= self.columns.keys()
+        return TextTable(self.file, self.kind, self.separator, self.columns | columns, self.lines)
 
     def text(self, row: int) -> str:
         """The row's columns, joined again."""
@@ -90,6 +97,8 @@ def read_table(
     header: bool,
     kind: str,
     report: ReadReport,
+    backslash: bool = False,
+    other_separators: Sequence[str] = (),
 ) -> TextTable:
     """Read one published file.
 
@@ -99,11 +108,14 @@ def read_table(
         columns: the columns, in their published order. With a header they are found by name, may
             stand in any order, and further ones are left out.
         separator: between two columns.
-        encoding: published encoding. A ``latin-1`` file that was saved again as UTF-8 is noticed
-            and reported as repaired.
+        encoding: published encoding. A ``latin-1`` or ``cp1252`` file that was saved again as
+            UTF-8 is noticed and reported as repaired.
         header: whether the first line names the columns; such files may be quoted.
         kind: ``dropped`` or ``skipped``, where the report counts unusable lines.
         report: gets the file's sha256 and all events.
+        backslash: a quote inside a quoted field is published as ``\\"`` rather than ``""``.
+        other_separators: of copies that were saved again, with ``""`` for a quote; recognised by
+            the header and reported as repaired.
 
     Returns:
         The usable lines.
@@ -114,10 +126,15 @@ def read_table(
     """
     path, raw = _read_bytes(files, name, report)
     text = _decode(raw, name, path, encoding, report)
-    if header and '"' in text:
-        table = _split_quoted(text, name, columns, separator, kind, report)
-    else:
-        table = _split_plain(text, name, columns, separator, header, kind, report)
+    del raw
+    if header:
+        first = text[: text.find("\n")] if "\n" in text else text
+        for other in other_separators:
+            names, _ = _fields(first.rstrip("\r"), other, backslash=False)
+            if names is not None and set(columns) <= set(names):
+                separator, backslash = other, False
+                report.add("repaired", "other_separator", name, 1, [(1, first.rstrip("\r"))])
+    table = _split(text, name, columns, separator, header, backslash, kind, report)
     if len(table) == 0:
         raise ValueError(f"{path} must hold at least one row, got none")
     return table
@@ -165,14 +182,15 @@ def _decode(raw: bytes, name: str, path: Path, encoding: str, report: ReadReport
     if raw[:3] == b"\xef\xbb\xbf":
         raw, encoding = raw[3:], "utf-8"
         report.add("repaired", "byte_order_mark", name, 1, [(1, "byte order mark left out")])
-    if encoding == "latin-1" and not raw.isascii():
+    if encoding in ("latin-1", "cp1252") and not raw.isascii():
         try:  # true latin-1 text is practically never valid UTF-8
             text = raw.decode("utf-8")
         except UnicodeDecodeError:
-            return raw.decode("latin-1")
+            return _decode_single_byte(raw, encoding)
         line = next(i for i, part in enumerate(text.split("\n"), 1) if not part.isascii())
         found = text.split("\n")[line - 1]
-        report.add("repaired", "utf8_instead_of_latin1", name, 1, [(line, found)])
+        reason = f"utf8_instead_of_{encoding.replace('-', '')}"
+        report.add("repaired", reason, name, 1, [(line, found)])
         return text
     try:
         return raw.decode(encoding)
@@ -185,16 +203,48 @@ def _decode(raw: bytes, name: str, path: Path, encoding: str, report: ReadReport
         ) from None
 
 
-def _split_plain(
+def _decode_single_byte(raw: bytes, encoding: str) -> str:
+    """Decode latin-1 or cp1252; cp1252's five undefined bytes stay control characters."""
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError:
+        table = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(256)}
+        return raw.decode("latin-1").translate(table)
+
+
+class _BadLine(NamedTuple):
+    """A line that is no row. ``cut``: what makes it look cut off, or ""."""
+
+    number: int
+    text: str
+    reason: str
+    cut: str
+
+
+class _Rows(NamedTuple):
+    """The wanted columns, line numbers of the rows, and what could not be split.
+
+    ``otherwise`` (rows,) bool: the row's quotes are not escaped as the file's are.
+    """
+
+    columns: list[pa.Array]
+    numbers: np.ndarray
+    bad: list[_BadLine]
+    otherwise: np.ndarray
+
+
+def _split(
     text: str,
     name: str,
     columns: Sequence[str],
     separator: str,
     header: bool,
+    backslash: bool,
     kind: str,
     report: ReadReport,
 ) -> TextTable:
-    """Split inside Arrow; no Python object per line."""
+    """Text of a file -> table; every line that is no row is reported."""
+    quoted = header and '"' in text
     ends_whole = text.endswith("\n")
     if "\r" in text:
         text = text.replace("\r\n", "\n").removesuffix("\r")
@@ -204,101 +254,224 @@ def _split_plain(
     order = list(range(len(columns)))
     width = len(columns)
     if header:
-        names = lines[0].as_py().split(separator)
-        order = _header_order(names, lines[0].as_py(), name, columns, separator)
+        line = lines[0].as_py()
+        names = line.split(separator)
+        if quoted:
+            names = _fields(line, separator, backslash)[0] or names
+        order = _header_order(names, separator.join(names), name, columns, separator)
         width, first, lines = len(names), 2, lines[1:]
     numbers = np.arange(first, first + len(lines), dtype=np.int64)
-    lengths = _numpy(pc.utf8_length(lines))
-    if (lengths == 0).any():
-        blank = lengths == 0
+    blank = to_numpy(pc.utf8_length(lines)) == 0
+    if blank.any():
         keep = np.flatnonzero(~blank)
         inner = numbers[blank & (numbers < (numbers[keep[-1]] if len(keep) else 0))]
         report.add("skipped", "blank_line", name, len(inner), [(int(n), "") for n in inner])
         lines, numbers = lines.take(pa.array(keep)), numbers[keep]
-    rows_read = len(lines)
-    parts = pc.split_pattern(lines, separator)
-    wrong = _numpy(pc.list_value_length(parts)) != width
-    if wrong.any():
-        rows = np.flatnonzero(wrong)
-        texts = [(int(numbers[row]), lines[int(row)].as_py()) for row in rows[:EXAMPLES_PER_REASON]]
-        last = lines[rows_read - 1].as_py()
-        if 2 * len(rows) > rows_read:
-            raise ValueError(_format_message(name, columns, separator, *texts[0]))
-        if not ends_whole and wrong[-1] and len(parts[rows_read - 1]) < width:
-            raise ValueError(
-                f"{name} must end with a whole line, got a truncated file: line {numbers[-1]} has "
-                f"{len(parts[rows_read - 1])} of {width} columns: {last!r}"
-            )
-        report.add(kind, "wrong_number_of_columns", name, len(rows), texts)
-        keep = np.flatnonzero(~wrong)
-        parts, numbers = parts.take(pa.array(keep)), numbers[keep]
+    if quoted:
+        rows = _split_quoted(lines, numbers, width, order, separator, backslash)
+    else:
+        rows = _split_plain(lines, numbers, width, order, separator)
+    rows_read = len(rows.numbers) + len(rows.bad)
+    if 2 * len(rows.bad) > rows_read:
+        bad = rows.bad[0]
+        raise ValueError(_format_message(name, columns, separator, bad.number, bad.text))
     if not ends_whole and rows_read:
+        last = rows.bad[-1] if rows.bad else None
+        if last is not None and last.cut and last.number == numbers[-1]:
+            raise ValueError(
+                f"{name} must end with a whole line, got a truncated file: line {last.number} has "
+                f"{last.cut}: {last.text[-200:]!r}"
+            )
         note = "no line end after the last line: the file may be truncated"
         report.add("repaired", "no_final_line_end", name, 1, [(int(numbers[-1]), note)])
+    for reason in sorted({bad.reason for bad in rows.bad}):
+        found = [(bad.number, bad.text) for bad in rows.bad if bad.reason == reason]
+        report.add(kind, reason, name, len(found), found)
     if kind == "dropped":
         report.rows_read += rows_read
-    flat = parts.flatten()
-    table = {
-        column: flat.take(pa.array(np.arange(position, len(flat), width)))
-        for column, position in zip(columns, order, strict=True)
-    }
-    return TextTable(name, kind, separator, table, numbers)
+    named = dict(zip(columns, rows.columns, strict=True))
+    table = TextTable(name, kind, separator, named, rows.numbers)
+    table.note(rows.otherwise, "quotes_escaped_otherwise", report)
+    return table
+
+
+def _split_plain(
+    lines: pa.Array, numbers: np.ndarray, width: int, order: list[int], separator: str
+) -> _Rows:
+    """Split lines whose quotes mean nothing, inside Arrow."""
+    columns, whole = _pieces(lines, width, order, separator, quotes=True)
+    bad = []
+    for row in np.flatnonzero(~whole):
+        text = lines[int(row)].as_py()
+        found = text.count(separator) + 1
+        cut = f"{found} of {width} columns" if found < width else ""
+        bad.append(_BadLine(int(numbers[row]), text, "wrong_number_of_columns", cut))
+    return _Rows(columns, numbers[whole], bad, np.zeros(int(whole.sum()), dtype=bool))
 
 
 def _split_quoted(
-    text: str,
-    name: str,
-    columns: Sequence[str],
+    lines: pa.Array,
+    numbers: np.ndarray,
+    width: int,
+    order: list[int],
     separator: str,
-    kind: str,
-    report: ReadReport,
-) -> TextTable:
-    """Split with Python's csv: separators, quotes and line ends may stand inside quotes."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    backslash: bool,
+) -> _Rows:
+    """Split lines that may have quotes.
+
+    Lines without any quote, and lines whose every field is quoted and has no quote inside, are
+    split inside Arrow; the rest is parsed one by one. A line with an open quote is joined
+    to the lines after it only as long as these are no rows by themselves: a lost quote then costs
+    one row, not the rest of the file.
+    """
+    escaped = to_numpy(pc.match_substring(lines, "\\"))
+    bare = np.flatnonzero(~escaped & ~to_numpy(pc.match_substring(lines, '"')))
+    enclosed = np.flatnonzero(
+        ~escaped & to_numpy(pc.starts_with(lines, '"')) & to_numpy(pc.ends_with(lines, '"'))
+    )
+    bare_lines = lines.take(pa.array(bare))
+    bare_columns, whole = _pieces(bare_lines, width, order, separator, quotes=False)
+    bare = bare[whole]
+    inner = pc.utf8_slice_codeunits(lines.take(pa.array(enclosed)), 1, -1)
+    columns, whole = _pieces(inner, width, order, f'"{separator}"', quotes=False)
+    enclosed = enclosed[whole]
+
+    odd = np.ones(len(lines), dtype=bool)
+    odd[bare] = odd[enclosed] = False
+    rest = np.flatnonzero(odd)
+    parsed = _parse_lines(
+        lines.take(pa.array(rest)), numbers[rest], width, order, separator, backslash
+    )
+    all_numbers = np.concatenate([numbers[bare], numbers[enclosed], parsed.numbers])
+    otherwise = np.zeros(len(all_numbers), dtype=bool)
+    otherwise[len(bare) + len(enclosed) :] = parsed.otherwise
+    at = np.argsort(all_numbers, kind="stable")
+    if len(enclosed) < len(at):
+        columns = [
+            pa.concat_arrays(parts).take(pa.array(at))
+            for parts in zip(bare_columns, columns, parsed.columns, strict=True)
+        ]
+    return _Rows(columns, all_numbers[at], parsed.bad, otherwise[at])
+
+
+def _pieces(
+    lines: pa.Array, width: int, order: list[int], pattern: str, *, quotes: bool
+) -> tuple[list[pa.Array], np.ndarray]:
+    """Split lines that are rows.
+
+    Returns:
+        The columns in ``order``, and which lines (lines,) bool have ``width`` pieces, without a
+        quote inside unless ``quotes``.
+    """
+    parts = pc.split_pattern(lines, pattern)
+    whole = to_numpy(pc.list_value_length(parts)) == width
+    if not whole.all():
+        parts = parts.filter(pa.array(whole))
+    flat = parts.flatten()
+    if not quotes:
+        quoted = to_numpy(pc.match_substring(flat, '"')).reshape(-1, width).any(axis=1)
+        if quoted.any():
+            whole[np.flatnonzero(whole)[quoted]] = False
+            flat = flat.filter(pa.array(np.repeat(~quoted, width)))
+    return [flat.take(pa.array(np.arange(i, len(flat), width))) for i in order], whole
+
+
+def _parse_lines(
+    lines: pa.Array,
+    numbers: np.ndarray,
+    width: int,
+    order: list[int],
+    separator: str,
+    backslash: bool,
+) -> _Rows:
+    """Parse the given lines one by one; rows may go over several lines."""
+    texts, at = lines.to_pylist(), numbers.tolist()
     rows: list[list[str]] = []
-    numbers: list[int] = []
-    wrong: list[tuple[int, str]] = []
-    order: list[int] | None = None
-    width, start = 0, 1
-    try:
-        for row in reader:
-            number, start = start, reader.line_num + 1
-            if order is None:
-                order = _header_order(row, separator.join(row), name, columns, separator)
-                width = len(row)
-            elif not row:
-                report.add("skipped", "blank_line", name, 1, [(number, "")])
-            elif len(row) != width:
-                wrong.append((number, separator.join(row)))
-            else:
-                rows.append([row[position] for position in order])
-                numbers.append(number)
-    except csv.Error as error:
-        if "unexpected end of data" in str(error):
-            raise ValueError(
-                f"{name} must end with a whole line, got a truncated file: the quote opened in "
-                f"line {start} is never closed"
-            ) from None
-        raise ValueError(f"{name} must be well-formed CSV, got in line {start}: {error}") from None
-    if len(wrong) > len(rows):
-        raise ValueError(_format_message(name, columns, separator, *wrong[0]))
-    if not text.endswith("\n"):
-        last, last_text = wrong[-1] if wrong else (0, "")
-        if last > (numbers[-1] if numbers else 0):
-            raise ValueError(
-                f"{name} must end with a whole line, got a truncated file: line {last} has "
-                f"another number of columns than {width}: {last_text!r}"
+    starts: list[int] = []
+    otherwise: list[bool] = []
+    bad: list[_BadLine] = []
+    position = 0
+    while position < len(texts):
+        number, text, used = at[position], texts[position], 1
+        fields, is_open = _fields(text, separator, backslash)
+        if is_open:
+            fields, used = _joined(texts, at, position, width, separator, backslash)
+        escaped_otherwise = fields is None or len(fields) != width
+        if escaped_otherwise:
+            others, _ = _fields(text, separator, not backslash)
+            if others is None or len(others) != width:
+                reason = "misplaced_quote" if fields is None else "wrong_number_of_columns"
+                cut = "an open quote" if is_open else ""
+                if fields is not None and len(fields) < width:
+                    cut = f"{len(fields)} of {width} columns"
+                bad.append(_BadLine(number, text, reason, cut))
+                position += 1
+                continue
+            fields, used = others, 1
+        assert fields is not None
+        rows.append(fields)
+        starts.append(number)
+        otherwise.append(escaped_otherwise)
+        position += used
+    columns = [pa.array([row[i] for row in rows], pa.large_string()) for i in order]
+    return _Rows(columns, np.array(starts, dtype=np.int64), bad, np.array(otherwise, dtype=bool))
+
+
+def _joined(
+    texts: list[str], at: list[int], position: int, width: int, separator: str, backslash: bool
+) -> tuple[list[str] | None, int]:
+    """Fields of a row that goes on in the lines after it, and how many lines it has."""
+    text = texts[position]
+    for used in range(1, LINES_PER_ROW):
+        after = position + used
+        if after == len(texts) or at[after] != at[position] + used:
+            break
+        alone, _ = _fields(texts[after], separator, backslash)
+        if alone is not None and len(alone) == width:
+            break
+        text = f"{text}\n{texts[after]}"
+        fields, is_open = _fields(text, separator, backslash)
+        if not is_open:
+            whole = fields is not None and len(fields) == width
+            return (fields, used + 1) if whole else (None, 1)
+    return None, 1
+
+
+# a quoted field with "" or \" for a quote, then the field without quotes around it
+_QUOTED = {
+    False: r'"((?:[^"]++|"")*+)"',
+    True: r'"((?:[^"\\]++|\\.|"")*+)"',
+}
+_ESCAPED = re.compile(r'\\(.)|"(")', re.DOTALL)
+
+
+@functools.cache
+def _field_pattern(separator: str, backslash: bool) -> re.Pattern[str]:
+    between = re.escape(separator)
+    plain = rf'((?!")(?:(?!{between}).)*+)'
+    return re.compile(rf"(?:{_QUOTED[backslash]}|{plain})(?:({between})|\Z)", re.DOTALL)
+
+
+def _fields(text: str, separator: str, backslash: bool) -> tuple[list[str] | None, bool]:
+    """Fields of one row; None where quotes are misplaced, and whether one is left open."""
+    pattern = _field_pattern(separator, backslash)
+    fields: list[str] = []
+    position = 0
+    while found := pattern.match(text, position):
+        quoted, plain, between = found.groups()
+        if quoted is None:
+            fields.append(plain)
+        elif backslash:
+            fields.append(
+                _ESCAPED.sub(r"\1\2", quoted) if "\\" in quoted or '"' in quoted else quoted
             )
-        note = "no line end after the last line: the file may be truncated"
-        report.add("repaired", "no_final_line_end", name, 1, [(numbers[-1], note)])
-    report.add(kind, "wrong_number_of_columns", name, len(wrong), wrong)
-    if kind == "dropped":
-        report.rows_read += len(rows) + len(wrong)
-    table = {
-        column: pa.array([row[i] for row in rows], pa.large_string())
-        for i, column in enumerate(columns)
-    }
-    return TextTable(name, kind, separator, table, np.array(numbers, dtype=np.int64))
+        else:
+            fields.append(quoted.replace('""', '"'))
+        if between is None:
+            return fields, False
+        position = found.end()
+    body = _QUOTED[backslash].removesuffix('"') + (r"\\?\Z" if backslash else r"\Z")
+    return None, re.compile(body, re.DOTALL).match(text, position) is not None
 
 
 def _header_order(
@@ -327,5 +500,6 @@ def _format_message(
     )
 
 
-def _numpy(array: pa.Array) -> np.ndarray:
+def to_numpy(array: pa.Array) -> np.ndarray:
+    """An Arrow array (rows,) as numpy."""
     return array.to_numpy(zero_copy_only=False)

@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow as pa
 
 from clickprompt.readers.files import TextTable, read_table
-from clickprompt.readers.movielens import GENRE_SEPARATOR, join_ratings, split_titles, unique_ids
+from clickprompt.readers.movielens import GENRE_SEPARATOR, split_titles
+from clickprompt.readers.ratings import join_ratings, unique_ids
 from clickprompt.readers.report import ReadReport
 
 # u.genre; the first flag, "unknown", means that there is none
@@ -91,7 +92,9 @@ def read_movielens_100k(
         name: users[name] if name == "user_id" else users.nullable(name)
         for name in ("user_id", "gender", "age", "occupation", "zip_code")
     }
-    return join_ratings(ratings, movie_features, user_features, scale=(1.0, 5.0), report=report)
+    return join_ratings(
+        ratings, movie_features, user_features, item="movie_id", scale=(1.0, 5.0), report=report
+    )
 
 
 def _genres(movies: TextTable, report: ReadReport) -> pa.Array:

@@ -14,13 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from clickprompt.readers.files import read_table
-from clickprompt.readers.movielens import (
-    decode,
-    genres_or_null,
-    join_ratings,
-    split_titles,
-    unique_ids,
-)
+from clickprompt.readers.movielens import decode, genres_or_null, split_titles
+from clickprompt.readers.ratings import join_ratings, unique_ids
 from clickprompt.readers.report import ReadReport
 
 # from the README of the data set
@@ -108,4 +103,6 @@ def read_movielens_1m(
         "occupation": decode(users, "occupation", OCCUPATIONS, report),
         "zip_code": users.nullable("zip_code"),
     }
-    return join_ratings(ratings, movie_features, user_features, scale=(1.0, 5.0), report=report)
+    return join_ratings(
+        ratings, movie_features, user_features, item="movie_id", scale=(1.0, 5.0), report=report
+    )

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from clickprompt.readers.files import read_table
-from clickprompt.readers.movielens import genres_or_null, join_ratings, split_titles, unique_ids
+from clickprompt.readers.movielens import genres_or_null, split_titles
+from clickprompt.readers.ratings import join_ratings, unique_ids
 from clickprompt.readers.report import ReadReport
 
 
@@ -49,4 +50,4 @@ def read_movielens_small(
         "genre": genres_or_null(movies, report),
         "release_year": year,
     }
-    return join_ratings(ratings, features, None, scale=(0.5, 5.0), report=report)
+    return join_ratings(ratings, features, None, item="movie_id", scale=(0.5, 5.0), report=report)
