@@ -25,6 +25,7 @@ import pandas as pd
 
 from clickprompt.parameters import DataParameters
 from clickprompt.readers import movielens
+from clickprompt.readers.amazon_toys import read_amazon_toys
 from clickprompt.readers.movielens_1m import read_movielens_1m
 from clickprompt.readers.movielens_100k import read_movielens_100k
 from clickprompt.readers.movielens_small import read_movielens_small
@@ -49,6 +50,10 @@ READERS: Mapping[str, Reader] = {
     ),
     "movielens_100k": Reader(
         read_movielens_100k, ("u.data", "u.user", "u.item"), movielens.OPTIONS
+    ),
+    # names of the 2014 release; those of the others serve too
+    "amazon_toys": Reader(
+        read_amazon_toys, ("reviews_Toys_and_Games.json", "meta_Toys_and_Games.json"), {}
     ),
 }
 
