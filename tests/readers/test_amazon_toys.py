@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clickprompt.modality import build_text_view, filter_interactions, label_and_split
 from clickprompt.parameters import DataParameters
 from clickprompt.readers import ReadResult, json_lines, read_interactions
 
@@ -200,6 +202,29 @@ def test_the_published_5_core_and_names_with_gz_serve_too(tmp_path):
     assert len(read_interactions(files, DATA).interactions) == 1
 
 
+def test_the_environment_makes_samples_of_every_form(tmp_path):
+    """Filter, labels and text by the parameters of conf/amazon_toys."""
+    conf = Path(__file__).parents[2] / "conf/amazon_toys/parameters.yml"
+    data = DataParameters.model_validate(yaml.safe_load(conf.read_text(encoding="utf-8"))["data"])
+    for form in FORMS:
+        pairs = [(f"A{u}", f"B{i}", 1 + (u + i) % 5) for u in range(6) for i in range(6)]
+        reviews = lines(*(REVIEW[form](u, i, float(r)) for u, i, r in [*pairs, ("A0", "C", 5)]))
+        metadata = WRITE[form](*(METADATA[form](f"B{i}") for i in range(5)))
+        interactions = read(tmp_path, form, reviews, metadata).interactions
+        filtered, report = filter_interactions(interactions, data)
+        assert report == {"rows_removed": 1, "users": 6, "items": 6}
+        samples = label_and_split(filtered, data)
+        threes = sum(rating == 3 for _, _, rating in pairs)
+        assert len(samples) == 36 - threes
+        view = build_text_view(samples, data)
+        title = METADATA[form]()["title"]
+        known = f"category is Easels. title is {title}. brand is Scholastic."
+        unknown = "category is unknown. title is unknown. brand is unknown."
+        for row, (user, item) in enumerate(samples[["user_id", "item_id"]].itertuples(index=False)):
+            texts = unknown if item == "B5" else known
+            assert view.text(row) == f"user id is {user}. item id is {item}. {texts}"
+
+
 # --- traps of 2014 ---------------------------------------------------------------------------
 
 
@@ -292,7 +317,6 @@ def test_html_in_titles(tmp_path, published, expected):
     [
         (["Toys &amp; Games", "Dress Up &amp; Pretend Play"], "Dress Up & Pretend Play"),
         (["Toys & Games"], "Toys & Games"),
-        (["Toys & Games", "Hats", "</span></span></span>", "Machine wash"], "Hats"),
         ([], None),
     ],
 )
@@ -300,6 +324,13 @@ def test_flat_category(tmp_path, category, expected):
     metadata = lines(metadata_2018(category=category))
     table = read(tmp_path, "2018", lines(review_2018()), metadata).interactions
     assert table.isna()["category"][0] if expected is None else table["category"][0] == expected
+
+
+def test_a_category_path_ends_at_closing_tags(tmp_path):
+    path = ["Toys & Games", "Hats", "</span></span></span>", "Machine wash"]
+    result = read(tmp_path, "2018", lines(review_2018()), lines(metadata_2018(category=path)))
+    assert result.interactions["category"].tolist() == ["Hats"]
+    assert result.report["repaired"] == {"category_path_cut": 1}
 
 
 def test_repeated_metadata_and_the_first_counts(tmp_path):

@@ -214,7 +214,7 @@ def _read_metadata(
                 report.add("skipped", reason, name, 1, [(number, example(line))])
                 continue
             published = (
-                _path(record.get(form.category)),
+                _category(record.get(form.category), name, number, report),
                 record.get("title"),
                 _brand(record, form),
             )
@@ -299,19 +299,19 @@ def _whole(value: Any) -> int | None:
     return int(value) if 0 <= value < 10**18 and value == int(value) else None
 
 
-def _path(value: Any) -> Any:
+def _category(value: Any, name: str, number: int, report: ReadReport) -> Any:
     """Most specific name of a category path, or of the first path where there are several."""
     if not isinstance(value, list):
         return value
     paths = [part for part in value if isinstance(part, list)]
     path = next((path for path in paths if path), []) if paths else value
-    names = []
-    for name in path:
+    for depth, part in enumerate(path):
         # in 2018 closing tags end some paths, and sentences about the item follow
-        if not isinstance(name, str) or not _cleaned(name):
+        if not isinstance(part, str) or not _cleaned(part):
+            report.add("repaired", "category_path_cut", name, 1, [(number, ascii(path))])
+            path = path[:depth]
             break
-        names.append(name)
-    return names[-1] if names else None
+    return path[-1] if path else None
 
 
 def _brand(record: Mapping[str, Any], form: MetadataForm) -> Any:
