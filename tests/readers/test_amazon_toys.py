@@ -549,7 +549,7 @@ def test_other_keys(tmp_path):
     message = (
         r"reviews_Toys_and_Games\.json must have the keys reviewerID, asin, overall, "
         r"unixReviewTime or user_id, parent_asin, rating, timestamp in its first 100 lines, "
-        r"got userId, stars"
+        r"got 'userId, stars'"
     )
     with pytest.raises(ValueError, match=message):
         read(tmp_path, "2014", lines({"userId": 1, "stars": 5}))

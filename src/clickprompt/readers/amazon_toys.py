@@ -110,7 +110,12 @@ Form = TypeVar("Form", ReviewForm, MetadataForm)
 
 
 def read_amazon_toys(files: Mapping[str, Path], report: ReadReport) -> pd.DataFrame:
-    """Read the file of reviews and the file of metadata."""
+    """Read the file of reviews and the file of metadata.
+
+    Raises:
+        ValueError: not one file of each, a file of no known form, two forms that do not belong
+            together, or metadata of other items; and what makes a file unusable as a whole.
+    """
     reviews_name, metadata_name = _names(files)
     review_form = _recognise(files, reviews_name, REVIEWS)
     metadata_form = _recognise(files, metadata_name, METADATA)
@@ -164,7 +169,8 @@ def _recognise(files: Mapping[str, Path], name: str, forms: Sequence[Form]) -> F
         known = " or ".join(dict.fromkeys(", ".join(form.required) for form in forms))
         found = ", ".join(map(str, first[0])) if first else "no record"
         raise ValueError(
-            f"{name} must have the keys {known} in its first {FIRST_LINES} lines, got {found[:200]}"
+            f"{name} must have the keys {known} in its first {FIRST_LINES} lines, "
+            f"got {found[:200]!r}"
         )
     return form
 
@@ -340,11 +346,11 @@ def _text(value: Any, column: str, name: str, number: int, report: ReadReport) -
     if not isinstance(value, str):
         report.add("repaired", f"{column}_is_not_text", name, 1, [(number, str(value))])
         return None
+    shown = value if _encodable(value) else ascii(value)
     if column == "title" and _SCRIPT in value:
-        report.add("repaired", "title_is_a_script", name, 1, [(number, value)])
+        report.add("repaired", "title_is_a_script", name, 1, [(number, shown)])
         return None
     text = _cleaned(value)
     if text != value:
-        shown = value if _encodable(value) else ascii(value)
         report.add("repaired", f"cleaned_{column}", name, 1, [(number, shown)])
     return text or None
