@@ -46,6 +46,13 @@ class FieldParameters(Parameters):
     )
 
 
+class FilterParameters(Parameters):
+    """Fewest rows of a user and of an item, both held at once (k-core); 1 filters nothing."""
+
+    min_user_rows: int = Field(1, ge=1, description="users with fewer rows are left out")
+    min_item_rows: int = Field(1, ge=1, description="items with fewer rows are left out")
+
+
 class LabelParameters(Parameters):
     """Label rule: positive from one rating, negative to another, between is dropped."""
 
@@ -89,6 +96,7 @@ class DataParameters(Parameters):
     user: str = Field("user_id", description="column that names the user")
     item: str = Field(description="column that names the item")
     time: str | None = Field("timestamp", description="column of the time, or null")
+    filters: FilterParameters = FilterParameters()
     label: LabelParameters
     split: SplitParameters = SplitParameters()
     template: str = Field("{field} is {value}.", description="text of one field")

@@ -113,16 +113,18 @@ def test_settings_of_pretraining_are_those_of_conf():
 
 
 def test_sizes_are_those_of_conf():
-    for environment, layers in (
-        ("base", 3),
-        ("movielens_100k", 3),
-        ("movielens_1m", 6),
-        ("bookcrossing", 6),
+    for environment, size, layers in (
+        ("base", 32, 3),
+        ("movielens_100k", 32, 3),
+        ("movielens_1m", 32, 6),
+        ("bookcrossing", 32, 6),
+        ("amazon_toys", 16, 3),
     ):
         ctr = check_parameters(configuration(environment)["parameters"]).ctr
-        assert ctr.embedding_size == 32
+        assert ctr.embedding_size == size
         assert (ctr.cross_layers, ctr.hidden_sizes) == (layers, (256,) * layers)
-    assert table_row("DCNv2 (parallel, full matrix)")[:2] == ["6 + 6×256"] * 2
+    sizes = table_row("DCNv2 (parallel, full matrix)")
+    assert sizes[:3] == ["6 + 6×256", "6 + 6×256", "3 + 3×256"]
 
 
 def test_shapes_of_the_generator():

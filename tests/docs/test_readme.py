@@ -293,6 +293,14 @@ def test_raw_files_of_every_environment_are_named():
         assert re.search(r"\((.*)\)", entry["published_at"])[1] in line
 
 
+def test_raw_files_of_amazon_toys_are_named():
+    entry = configuration("amazon_toys")["catalog"]["raw_files"]
+    for page in ("README.md", "docs/data.md"):
+        assert f"`{entry['path']}/`" in read(page)
+        for name in entry["files"]:
+            assert f"`{name}.gz`" in read(page)
+
+
 def test_numbers_of_the_embedded_data():
     """Counted anew from the published file."""
     import pandas as pd

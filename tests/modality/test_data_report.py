@@ -29,6 +29,7 @@ def test_report_against_the_samples(interactions, data, model_input):
     assert report["rows"] == {
         "read": 500,
         "kept": 400,
+        "filtered_out": 0,
         "labelled": len(samples),
         "between_labels": 400 - len(samples),
     }
@@ -54,6 +55,28 @@ def test_report_against_the_samples(interactions, data, model_input):
     assert tokens["longest"] == lengths.max()
     assert sum(tokens["histogram"].values()) == len(samples)
     assert report["digest"] == model_input.digest
+
+
+def test_rows_that_the_filter_removed(model_input):
+    removed = {"rows_removed": 30, "users": 20, "items": 50}
+    report = modality.build_data_report(READ, model_input, removed)
+    labelled = len(model_input.labels)
+    assert report["rows"] == {
+        "read": 500,
+        "kept": 400,
+        "filtered_out": 30,
+        "labelled": labelled,
+        "between_labels": 370 - labelled,
+    }
+    bars = {tuple(bar.y): bar for bar in modality.plot_data_report(report).data}
+    fate = (
+        "labelled",
+        "between the labels",
+        "too few rows of user or item",
+        "duplicate row",
+        "empty user id",
+    )
+    assert bars[fate].x == (labelled, 370 - labelled, 30, 60, 40)
 
 
 def test_figure_shows_the_numbers(model_input):

@@ -36,3 +36,20 @@ def title_and_year(title: str) -> tuple[str, str | None]:
     if re.fullmatch(r"\(\d{4}\)", title[-6:]):
         return title[:-6].strip(), title[-5:-1]
     return title, None
+
+
+def core(rows: list[tuple[str | None, str | None]], min_user: int, min_item: int) -> list[int]:
+    """Positions of the (user, item) rows of the k-core: one row is taken out at a time."""
+    kept = list(range(len(rows)))
+
+    def lacks(position: int) -> bool:
+        for part, minimum in ((0, min_user), (1, min_item)):
+            value = rows[position][part]
+            same = [p for p in kept if value is not None and rows[p][part] == value]
+            if minimum > 1 and len(same) < minimum:
+                return True
+        return False
+
+    while (bad := next((position for position in kept if lacks(position)), None)) is not None:
+        kept.remove(bad)
+    return kept

@@ -1,15 +1,16 @@
 """Modality conversion: interactions -> the ID view and the text view of every sample.
 
-The four steps, each one function (section 1 of docs/method.md)::
+The steps, each one function (section 1 of docs/method.md)::
 
-    samples = label_and_split(interactions, data)
+    filtered, filter_report = filter_interactions(interactions, data)
+    samples = label_and_split(filtered, data)
     id_view = build_id_view(samples, data)
     text_view = build_text_view(samples, data)
     piece_tokens = tokenise_pieces(
         text_view, tokenizer, max_tokens=..., split_rows=id_view.split_rows
     )
     model_input = write_model_input(folder, id_view, text_view, piece_tokens)
-    report = build_data_report(read_result.report, model_input)
+    report = build_data_report(read_result.report, model_input, filter_report)
 
 Training reads ``ModelInput.open(folder)`` and takes its batches by ``shuffled_batches``,
 ``TextBatcher(model_input).tokens(rows)`` and ``mask_tokens``. No torch in here.
@@ -20,6 +21,7 @@ from clickprompt.modality.batches import (
     mask_tokens,
     shuffled_batches,
 )
+from clickprompt.modality.filters import filter_interactions
 from clickprompt.modality.model_input import ModelInput, write_model_input
 from clickprompt.modality.report import build_data_report, plot_data_report
 from clickprompt.modality.samples import SPLITS, label_and_split
@@ -39,6 +41,7 @@ __all__ = [
     "build_data_report",
     "build_id_view",
     "build_text_view",
+    "filter_interactions",
     "label_and_split",
     "mask_tokens",
     "plot_data_report",

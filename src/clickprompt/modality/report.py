@@ -15,18 +15,23 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-def build_data_report(read_report: Mapping[str, Any], model_input: ModelInput) -> dict[str, Any]:
+def build_data_report(
+    read_report: Mapping[str, Any],
+    model_input: ModelInput,
+    filter_report: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Put the reader's report and the facts of the model input together.
 
     Args:
         read_report: ``ReadResult.report``.
         model_input: what was made of the rows that were kept.
+        filter_report: what ``filter_interactions`` returned; None where it was not called.
 
     Returns:
         Plain JSON values:
 
-        - ``rows``: ``read``, ``kept``, ``labelled`` and ``between_labels`` (kept, but neither
-          positive nor negative);
+        - ``rows``: ``read``, ``kept`` by the reader, ``filtered_out`` (users or items with too few
+          rows), ``labelled`` and ``between_labels`` (the rest, neither positive nor negative);
         - ``dropped``, ``repaired``, ``skipped``: reason -> count;
         - ``splits``: for each split ``rows``, ``positive``, ``label_rate``, ``cold_user_rows`` and
           ``cold_item_rows`` (user or item without train rows), ``truncated``;
@@ -37,6 +42,7 @@ def build_data_report(read_report: Mapping[str, Any], model_input: ModelInput) -
         - ``pieces``, ``active_tokens``, ``vocabulary_size``, ``digest``.
     """
     labelled = len(model_input.labels)
+    filtered_out = filter_report["rows_removed"] if filter_report else 0
     lengths = model_input.text_lengths()
     counts = np.bincount(lengths)
     metadata = model_input.metadata
@@ -44,8 +50,9 @@ def build_data_report(read_report: Mapping[str, Any], model_input: ModelInput) -
         "rows": {
             "read": read_report["rows_read"],
             "kept": read_report["rows_kept"],
+            "filtered_out": filtered_out,
             "labelled": labelled,
-            "between_labels": read_report["rows_kept"] - labelled,
+            "between_labels": read_report["rows_kept"] - filtered_out - labelled,
         },
         **{kind: dict(read_report[kind]) for kind in ("dropped", "repaired", "skipped")},
         "splits": {split: _split_facts(model_input, split) for split in SPLITS},
@@ -82,6 +89,8 @@ def plot_data_report(report: Mapping[str, Any]) -> Figure:
     )
     rows = report["rows"]
     fate = {"labelled": rows["labelled"], "between the labels": rows["between_labels"]}
+    if rows["filtered_out"]:
+        fate["too few rows of user or item"] = rows["filtered_out"]
     fate |= {reason.replace("_", " "): count for reason, count in report["dropped"].items()}
     figure.add_bar(
         x=list(fate.values()),

@@ -1,7 +1,7 @@
 """Interactions -> samples: a label for every row, and its split.
 
-Works on pandas and Polars frames and on Polars lazy frames through narwhals; the same rows
-get the same split whatever the engine and whatever the order of the rows.
+Works on pandas and Polars frames, Polars lazy frames and DuckDB relations through narwhals; the
+same rows get the same split whatever the engine and whatever the order of the rows.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def label_and_split(interactions: Any, data: DataParameters) -> Any:
     ``row`` numbers, or by time, where equal times are ordered by user, then item, then ``row``.
 
     Args:
-        interactions: pandas or Polars frame (or Polars lazy frame) with ``row`` and the columns
-            that ``data`` names.
+        interactions: pandas or Polars frame, or a lazy frame or relation that narwhals reads, with
+            ``row`` and the columns that ``data`` names.
         data: label, split and columns.
 
     Returns:
@@ -41,7 +41,7 @@ def label_and_split(interactions: Any, data: DataParameters) -> Any:
     """
     frame: Any = nw.from_native(interactions)
     names = frame.collect_schema().names()
-    _require_columns(names, data)
+    require_columns(names, _columns(data))
     wanted = {"row", *_columns(data)}
     frame = frame.select([name for name in names if name in wanted])
     rating = nw.col(data.label.column).cast(nw.Float64)
@@ -58,9 +58,10 @@ def label_and_split(interactions: Any, data: DataParameters) -> Any:
     backend = key_table.implementation
     if isinstance(frame, nw.LazyFrame):
         # a lazy frame has no row order to rely on: label and split are joined by row number
-        added = nw.from_dict({"row": row, "label": label, "split": split}, backend=backend)
+        table = nw.from_dict({"row": row, "label": label, "split": split}, backend=backend)
+        added = table.lazy(frame.implementation)
         frame = frame.drop("label", "split", strict=False)
-        return frame.join(added.lazy(), on="row", how="inner").sort("split", "row").to_native()
+        return frame.join(added, on="row", how="inner").sort("split", "row").to_native()
     # one gather for filter and order: the text columns are what costs
     order = np.lexsort((row, split))
     positions = _positions(frame["row"].to_numpy(), row[order])
@@ -84,10 +85,11 @@ def _columns(data: DataParameters) -> list[str]:
     return [*columns, data.time] if data.time is not None and data.split.by == "time" else columns
 
 
-def _require_columns(names: Sequence[str], data: DataParameters) -> None:
+def require_columns(names: Sequence[str], columns: Sequence[str]) -> None:
+    """Stop where ``row`` or one of ``columns`` is not among the ``names`` of the table."""
     if "row" not in names:
         raise ValueError(f"interactions must have a column 'row', got {', '.join(names)}")
-    for column in _columns(data):
+    for column in columns:
         if column not in names:
             near = difflib.get_close_matches(column, names, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""

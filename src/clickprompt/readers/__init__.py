@@ -25,6 +25,7 @@ import pandas as pd
 
 from clickprompt.parameters import DataParameters
 from clickprompt.readers import bookcrossing, movielens
+from clickprompt.readers.amazon_toys import read_amazon_toys
 from clickprompt.readers.bookcrossing import read_bookcrossing
 from clickprompt.readers.movielens_1m import read_movielens_1m
 from clickprompt.readers.movielens_100k import read_movielens_100k
@@ -55,6 +56,10 @@ READERS: Mapping[str, Reader] = {
         read_bookcrossing,
         ("BX-Book-Ratings.csv", "BX-Users.csv", "BX-Books.csv"),
         bookcrossing.OPTIONS,
+    ),
+    # names of the 2014 release; those of the others serve too
+    "amazon_toys": Reader(
+        read_amazon_toys, ("reviews_Toys_and_Games.json", "meta_Toys_and_Games.json"), {}
     ),
 }
 

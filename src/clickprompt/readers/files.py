@@ -148,8 +148,9 @@ def require_usable(table: TextTable, rows_read: int, report: ReadReport) -> None
     """
     if 2 * len(table) >= rows_read:
         return
-    reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons("dropped").items())
-    example = next(e for e in report.examples() if e["reason"] in report.reasons("dropped"))
+    known = report.reasons(table.kind)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in known.items())
+    example = next(e for e in report.examples() if e["reason"] in known and e["file"] == table.file)
     raise ValueError(
         f"{table.file} must be in its published format, got {rows_read - len(table)} of "
         f"{rows_read} rows that cannot be used ({reasons}); line {example['line']}: "

@@ -28,7 +28,7 @@ class ReadReport:
         self._counts: dict[str, Counter[str]] = {
             kind: Counter() for kind in ("dropped", "repaired", "skipped")
         }
-        self._examples: dict[str, list[dict[str, Any]]] = {}
+        self._examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
     def add(
         self, kind: str, reason: str, file: str, count: int, lines: Iterable[tuple[int, str]]
@@ -46,7 +46,7 @@ class ReadReport:
         if count == 0:
             return
         self._counts[kind][reason] += count
-        examples = self._examples.setdefault(reason, [])
+        examples = self._examples.setdefault((kind, reason), [])
         for line, text in lines:
             if len(examples) >= EXAMPLES_PER_REASON:
                 break

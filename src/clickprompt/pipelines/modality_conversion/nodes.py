@@ -6,11 +6,18 @@ from clickprompt.modality import IdView, ModelInput, PieceTokens, TextView
 from clickprompt.parameters import DataParameters, PLMParameters
 
 
-def label_and_split(interactions: Any, data: DataParameters) -> Any:
+def filter_interactions(interactions: Any, data: DataParameters) -> tuple[Any, dict[str, Any]]:
+    """Leave out users and items with too few rows."""
+    from clickprompt import modality
+
+    return modality.filter_interactions(interactions, data)
+
+
+def label_and_split(filtered_interactions: Any, data: DataParameters) -> Any:
     """Give every row a label and a split; rows between the classes are left out."""
     from clickprompt import modality
 
-    return modality.label_and_split(interactions, data)
+    return modality.label_and_split(filtered_interactions, data)
 
 
 def build_id_view(samples: Any, data: DataParameters) -> IdView:
@@ -49,12 +56,12 @@ def assemble_model_input(
 
 
 def report_data(
-    ingestion_report: dict[str, Any], model_input: ModelInput
+    ingestion_report: dict[str, Any], filter_report: dict[str, Any], model_input: ModelInput
 ) -> tuple[dict[str, Any], Any]:
     """Report what became of the rows, and draw it."""
     from clickprompt import modality
 
-    report = modality.build_data_report(ingestion_report, model_input)
+    report = modality.build_data_report(ingestion_report, model_input, filter_report)
     return report, modality.plot_data_report(report)
 
 

@@ -1,4 +1,4 @@
-"""Interactions -> labelled samples -> the two views -> arrays."""
+"""Interactions -> filtered interactions -> labelled samples -> the two views -> arrays."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,6 +6,7 @@ from clickprompt.pipelines.modality_conversion.nodes import (
     assemble_model_input,
     build_id_view,
     build_text_view,
+    filter_interactions,
     label_and_split,
     report_data,
     tokenise_pieces,
@@ -13,12 +14,18 @@ from clickprompt.pipelines.modality_conversion.nodes import (
 
 
 def create_pipeline() -> Pipeline:
-    """Labels and split, the ID view, the text view, and both as integer arrays."""
+    """Filter, labels and split, the ID view, the text view, and both as integer arrays."""
     return Pipeline(
         [
             Node(
-                label_and_split,
+                filter_interactions,
                 inputs=["interactions", "params:data"],
+                outputs=["filtered_interactions", "filter_report"],
+                name="filter_interactions",
+            ),
+            Node(
+                label_and_split,
+                inputs=["filtered_interactions", "params:data"],
                 outputs="samples",
                 name="label_and_split",
             ),
@@ -48,7 +55,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 report_data,
-                inputs=["ingestion_report", "model_input"],
+                inputs=["ingestion_report", "filter_report", "model_input"],
                 outputs=["data_report", "data_figure"],
                 name="report_data",
             ),
