@@ -50,7 +50,9 @@ def readme(text: str) -> str:
         return text
     result = _read(path)
     block = (
-        f"{_table(result)}\n\n{_means(result)} [docs/results.md](docs/results.md) has the tests."
+        f"{_table(result)}\n\n{_means(result)} Paired t tests over the seeds, after Holm's "
+        f"correction: the lowest p is {min(_seed_tests(result)[1]):.2g}. "
+        "[docs/results.md](docs/results.md) has all of them."
     )
     return re.sub(
         r"(<!-- results:embedded -->).*?(<!-- /results:embedded -->)",
@@ -105,7 +107,7 @@ def _accuracy(environment: str, result: dict[str, Any]) -> str:
 def _table(result: dict[str, Any]) -> str:
     base = {row["model"]: row for row in result["summary"]}["backbone"]
     rows = []
-    for row in sorted(result["summary"], key=lambda row: list(NAMES).index(row["model"])):
+    for row in _named(result["summary"]):
         model, name = row["model"], NAMES[row["model"]]
         rows.append(
             [
@@ -119,19 +121,33 @@ def _table(result: dict[str, Any]) -> str:
     return _grid(["model", "test AUC", "test LogLoss", "AUC gain", "LogLoss change"], rows)
 
 
+def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of models, in the order of the tables; the constant prediction is none."""
+    order = list(NAMES)
+    models = [row for row in rows if row["model"] in NAMES]
+    return sorted(models, key=lambda row: (order.index(row["model"]), row.get("seed", 0)))
+
+
 def _means(result: dict[str, Any]) -> str:
+    constant = next(row for row in result["summary"] if row["model"] == "constant")
     return (
-        f"Means and sample deviations over {result['seeds']} seeds, DCNv2 and two layers of MiniLM."
+        f"Means and sample deviations over {result['seeds']} seeds, DCNv2 and two layers of MiniLM. "
+        f"The train rate as every prediction has LogLoss {constant['log_loss']:.4f}."
     )
 
 
-def _tests(result: dict[str, Any]) -> str:
+def _seed_tests(result: dict[str, Any]) -> tuple[list[tuple[str, str, Any]], list[float]]:
+    """Each model's tests over the seeds, and their p after Holm's correction."""
     tests = [
         (NAMES[entry["model"]], metric, entry[metric])
         for entry in result["seed_comparisons"]
         for metric in ("auc", "log_loss")
     ]
-    corrected = holm([test["t_p_value"] for _, _, test in tests])
+    return tests, list(holm([test["t_p_value"] for _, _, test in tests]))
+
+
+def _tests(result: dict[str, Any]) -> str:
+    tests, corrected = _seed_tests(result)
     seeds = _grid(
         ["model", "metric", "mean difference", "paired t over seeds, p", "after Holm"],
         [
@@ -163,9 +179,7 @@ def _seeds(result: dict[str, Any]) -> str:
         ["model", "seed", "test AUC", "test LogLoss"],
         [
             [NAMES[row["model"]], str(row["seed"]), f"{row['auc']:.4f}", f"{row['log_loss']:.4f}"]
-            for row in sorted(
-                result["results"], key=lambda row: (list(NAMES).index(row["model"]), row["seed"])
-            )
+            for row in _named(result["results"])
         ],
     )
 
