@@ -131,8 +131,8 @@ def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _means(result: dict[str, Any]) -> str:
     constant = next(row for row in result["summary"] if row["model"] == "constant")
     return (
-        f"Means and sample deviations over {result['seeds']} seeds, DCNv2 and two layers of MiniLM. "
-        f"The train rate as every prediction has LogLoss {constant['log_loss']:.4f}."
+        f"Means and sample deviations over {result['seeds']} seeds, DCNv2 and two layers of "
+        f"MiniLM. The train rate as every prediction has LogLoss {constant['log_loss']:.4f}."
     )
 
 
