@@ -22,9 +22,11 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -189,9 +191,28 @@ def _reference_step(
 
 
 def reference_logits(model: Any, x_id_BF: Any, token_ids_BN: Any, mask_BN: Any) -> Any:
-    """Logits of every position over the whole vocabulary (B, N, V)."""
+    """Logits of every position over the whole vocabulary (B, N, V), padding computed as well."""
     key, value = model.generator(model.ctr.representation(x_id_BF))
-    return model.mlm_head(model.encoder(token_ids_BN, mask_BN, key, value))
+    with _padding_computed():
+        return model.mlm_head(model.encoder(token_ids_BN, mask_BN, key, value))
+
+
+@contextmanager
+def _padding_computed() -> Iterator[None]:
+    """Let our encoder work on whole rectangles, all rows at once, as others do."""
+    import torch
+
+    from clickprompt.plm import encoder
+    from clickprompt.plm.slots import Slots
+
+    def all_slots(mask_BN: Any) -> Slots:
+        return Slots(torch.arange(mask_BN.numel()), *mask_BN.shape)
+
+    with (
+        patch.object(encoder, "text_slots", all_slots),
+        patch.object(encoder, "ROWS_OF_GROUP", BATCH),
+    ):
+        yield
 
 
 def _loss_difference(ours: Any, reference: Any, objective: Any, longest: int) -> float:

@@ -26,7 +26,8 @@ class Slots:
     """Where each packed token stands in a rectangle of rows.
 
     Attributes:
-        at_T: slot of each token in the flattened rectangle, all different.
+        at_T: slot of each token in the flattened rectangle, all different; in order where the
+            tokens fill the rectangle.
         rows: B.
         width: W.
     """
@@ -37,13 +38,21 @@ class Slots:
 
     def spread(self, x_TH: Tensor) -> Tensor:
         """Packed tokens to their slots (B, W, H); the other slots are 0."""
+        if self._full:
+            return x_TH.view(self.rows, self.width, -1)
         x_PH: Tensor = _Spread.apply(x_TH, self.at_T, self.rows * self.width)
         return x_PH.view(self.rows, self.width, -1)
 
     def gather(self, x_BWH: Tensor) -> Tensor:
         """The tokens of their slots, packed (T, H)."""
+        if self._full:
+            return x_BWH.flatten(0, 1)
         x_TH: Tensor = _Gather.apply(x_BWH.flatten(0, 1), self.at_T)
         return x_TH
+
+    @property
+    def _full(self) -> bool:
+        return len(self.at_T) == self.rows * self.width
 
 
 @dataclass(frozen=True)
