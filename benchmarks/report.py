@@ -64,6 +64,11 @@ def readme(text: str) -> str:
 
 def _accuracy(environment: str, result: dict[str, Any]) -> str:
     option = "" if environment == "base" else f" --env {environment}"
+    models = list(result["chosen_weight_decay"])
+    if result["seeds"] != 5:  # what benchmarks.accuracy does unless told
+        option += f" --seeds {result['seeds']}"
+    if len(models) < len(NAMES):
+        option += f" --models {' '.join(models)}"
     split = "time" if "time" in environment else "random"
     pretraining = [entry["metrics"] for entry in result["pretraining"]]
     lines = [
