@@ -3,7 +3,7 @@
 1. Every seed is pretrained once (PA-MLM).
 2. The weight decay of each of the three models (backbone, ClickPrompt without and with the PLM)
    is chosen from the same grid, by the valid AUC of the first seed.
-3. Every seed is trained with the chosen decay; test is read once, for the report.
+3. Every seed is trained with the chosen decay; test serves the report only.
 
 Everything else is what ``conf`` says. The differences are tested over seeds (paired t) and on
 the predictions (DeLong for AUC, bootstrap for LogLoss), with Holm's correction. Trained stages

@@ -76,7 +76,7 @@ def _accuracy(environment: str, result: dict[str, Any]) -> str:
         f"```sh\npython -m benchmarks.accuracy{option}\n```",
         f"{result['seeds']} seeds. One grid of weight decay (coupled L2 in Adam) for all "
         f"models, {', '.join(f'{decay:g}' for decay in result['grid'])}, chosen by the valid AUC "
-        "of seed 0; test was read once. Chosen: "
+        "of seed 0; no choice looked at test. Chosen: "
         + ", ".join(
             f"{NAMES[model]} {decay:g}" for model, decay in result["chosen_weight_decay"].items()
         )
