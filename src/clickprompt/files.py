@@ -41,7 +41,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         aside.mkdir(parents=True)
         write(aside)
         for path in aside.iterdir():
-            _sync(path)
+            sync(path)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise OSError(
@@ -55,7 +55,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     if folder.exists():
         folder.rename(old)
     aside.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -67,13 +67,14 @@ def recover_folder(folder: Path) -> bool:
     return folder.exists()
 
 
-def _beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(f"{folder.name}.{ending}")
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f"{folder.name}.{ending}")

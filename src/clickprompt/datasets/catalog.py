@@ -8,6 +8,8 @@ from typing import Any
 
 from kedro.io import AbstractVersionedDataset, DataCatalog
 
+from clickprompt.files import sync
+
 
 class WholeFileCatalog(DataCatalog):
     """Saves a local file under another name beside it, then renames it into place.
@@ -33,7 +35,7 @@ class WholeFileCatalog(DataCatalog):
         dataset._filepath = PurePosixPath(aside)
         try:
             super().save(ds_name, data)
-            _sync(aside)
+            sync(aside)
             os.replace(aside, target)
         except BaseException:
             aside.unlink(missing_ok=True)
@@ -50,11 +52,3 @@ def _local_file(dataset: Any) -> Path | None:
         return None
     path = Path(str(dataset._filepath))
     return None if path.is_dir() else path
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
