@@ -71,20 +71,31 @@ class LabelParameters(Parameters):
 
 
 class SplitParameters(Parameters):
-    """Train, valid and test split: seeded random, or by global time."""
+    """Train, valid and test split: seeded random, by global time, or as a column says."""
 
-    by: Literal["random", "time"] = Field(
-        "random", description="how rows are ordered before the cut"
+    by: Literal["random", "time", "column"] = Field(
+        "random", description="how rows are ordered before the cut, or column: it is given"
     )
     shares: tuple[float, float, float] = Field(
         (8, 1, 1), description="relative sizes of train, valid and test"
     )
     seed: int = Field(0, ge=0, description="of the random split; apart from the training seed")
+    column: str | None = Field(
+        None, min_length=1, description="column that names each row's split (by: column)"
+    )
+    names: tuple[str, str, str] = Field(
+        ("train", "valid", "test"),
+        description="what the column says of train, valid and test rows; others are left out",
+    )
 
     @model_validator(mode="after")
-    def _positive(self) -> Self:
+    def _consistent(self) -> Self:
         if min(self.shares) <= 0:
             raise ValueError(f"shares must all be above 0, got {list(self.shares)}")
+        if self.by == "column" and self.column is None:
+            raise ValueError("by 'column' needs split.column, got null")
+        if len(set(self.names)) < 3:
+            raise ValueError(f"names must be three different ones, got {list(self.names)}")
         return self
 
 
@@ -93,8 +104,12 @@ class DataParameters(Parameters):
 
     reader: str = Field(min_length=1, description="name of the reader in clickprompt.readers")
     fields: tuple[FieldParameters, ...] = Field(min_length=1, description="fields in text order")
-    user: str = Field("user_id", description="column that names the user")
-    item: str = Field(description="column that names the item")
+    user: str | None = Field(
+        "user_id", min_length=1, description="column that names the user; null: there is none"
+    )
+    item: str | None = Field(
+        min_length=1, description="column that names the item; null: there is none"
+    )
     time: str | None = Field("timestamp", description="column of the time, or null")
     filters: FilterParameters = FilterParameters()
     label: LabelParameters
@@ -116,6 +131,10 @@ class DataParameters(Parameters):
                 raise ValueError(f"template must contain {part}, got {self.template!r}")
         if self.split.by == "time" and self.time is None:
             raise ValueError("split.by 'time' needs data.time, got null")
+        for name, column in (("user", self.user), ("item", self.item)):
+            least = getattr(self.filters, f"min_{name}_rows")
+            if least > 1 and column is None:
+                raise ValueError(f"filters.min_{name}_rows {least} needs data.{name}, got null")
         return self
 
 

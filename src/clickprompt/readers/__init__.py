@@ -16,12 +16,13 @@ The report is a plain dict: ``rows_read``, ``rows_kept``, ``dropped``, ``repaire
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from clickprompt.parameters import DataParameters
 from clickprompt.readers import bookcrossing, movielens
@@ -33,11 +34,18 @@ from clickprompt.readers.movielens_small import read_movielens_small
 from clickprompt.readers.report import ReadReport
 
 
+ROWS_PER_BATCH = 1 << 18
+
+
 @dataclass(frozen=True)
 class Reader:
-    """A registered reader: its function, the files it needs, its options with their defaults."""
+    """A registered reader: its function, the files it needs, its options with their defaults.
 
-    read: Callable[..., pd.DataFrame]
+    The function returns the whole table or, where the data may exceed memory, a stream of record
+    batches; then the report is complete, ``rows_kept`` included, when the stream has ended.
+    """
+
+    read: Callable[..., pd.DataFrame | pa.RecordBatchReader]
     files: tuple[str, ...]
     options: Mapping[str, bool | int | float | str]
 
@@ -64,27 +72,54 @@ READERS: Mapping[str, Reader] = {
 }
 
 
+class InteractionStream:
+    """The interactions table as record batches, to be read once, and the report on them.
+
+    - ``schema``: Arrow schema of the batches.
+    """
+
+    def __init__(self, batches: pa.RecordBatchReader, report: ReadReport) -> None:
+        self.schema: pa.Schema = batches.schema
+        self._batches = batches
+        self._report = report
+        self._ended = False
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Yield the batches; the table in memory is never more than a few of them."""
+        yield from self._batches
+        self._ended = True
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report, once all batches were read.
+
+        Raises:
+            RuntimeError: there are batches left.
+        """
+        if not self._ended:
+            raise RuntimeError("the report is complete after the last batch, got an unread stream")
+        return self._report.as_dict()
+
+
 @dataclass(frozen=True)
 class ReadResult:
-    """The interactions table and the report on how it came about."""
+    """The whole interactions table and the report on how it came about."""
 
     interactions: pd.DataFrame
     report: dict[str, Any]
 
 
-def read_interactions(files: Mapping[str, Path], data: DataParameters) -> ReadResult:
-    """Read the published files with the reader that ``data.reader`` names.
+def stream_interactions(files: Mapping[str, Path], data: DataParameters) -> InteractionStream:
+    """Read the published files with the reader that ``data.reader`` names, batch by batch.
 
     Args:
         files: file name -> path.
         data: ``reader`` and ``options``.
 
-    Returns:
-        The interactions table and the report.
-
     Raises:
         ValueError: unknown reader or option (with the nearest known one), or a file that is
-            not given, empty, truncated, in another encoding or format.
+            not given, empty, truncated, in another encoding or format. Some of these come with a
+            later batch.
     """
     reader = READERS.get(data.reader)
     if reader is None:
@@ -98,8 +133,17 @@ def read_interactions(files: Mapping[str, Path], data: DataParameters) -> ReadRe
             raise ValueError(f"data.options.{name} must be a {kind}, got {value!r}")
         options[name] = value
     report = ReadReport()
-    interactions = reader.read(files, report, **options)
-    return ReadResult(interactions, report.as_dict())
+    read = reader.read(files, report, **options)
+    if isinstance(read, pd.DataFrame):
+        read = pa.Table.from_pandas(read, preserve_index=False).to_reader(ROWS_PER_BATCH)
+    return InteractionStream(read, report)
+
+
+def read_interactions(files: Mapping[str, Path], data: DataParameters) -> ReadResult:
+    """Read the published files as one pandas table; see ``stream_interactions``."""
+    stream = stream_interactions(files, data)
+    table = pa.Table.from_batches(stream, stream.schema)
+    return ReadResult(table.to_pandas(split_blocks=True, self_destruct=True), stream.report)
 
 
 def _unknown(name: str, value: str, known: Mapping[str, Any]) -> str:
@@ -108,4 +152,11 @@ def _unknown(name: str, value: str, known: Mapping[str, Any]) -> str:
     return f"{name} must be one of {', '.join(known)}, got {value!r}{hint}"
 
 
-__all__ = ["READERS", "ReadResult", "Reader", "read_interactions"]
+__all__ = [
+    "READERS",
+    "InteractionStream",
+    "ReadResult",
+    "Reader",
+    "read_interactions",
+    "stream_interactions",
+]
