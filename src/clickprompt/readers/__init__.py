@@ -33,7 +33,6 @@ from clickprompt.readers.movielens_100k import read_movielens_100k
 from clickprompt.readers.movielens_small import read_movielens_small
 from clickprompt.readers.report import ReadReport
 
-
 ROWS_PER_BATCH = 1 << 18
 
 
