@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,8 +23,10 @@ from clickprompt.modality.arrays import read_rows
 from clickprompt.modality.columns import FieldCodes
 from clickprompt.modality.samples import SPLITS
 from clickprompt.modality.views import TextView
+from clickprompt.progress import RateProgress
 
 CHECKED_ROWS = 64
+PIECES_PER_CALL = 1 << 15  # the tokenizer makes large objects of them
 
 
 @dataclass(frozen=True)
@@ -147,16 +150,26 @@ def tokenise_pieces(
     if max_tokens < 3:
         raise ValueError(f"max_tokens must be at least 3, got {max_tokens}")
     fast = PieceTokenizer.of(tokenizer)
-    ids = fast.token_ids(list(text_view.pieces))
-    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    tokens = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(offsets[-1]))
-    _check_sentences(text_view, field_codes, fast, ids)
+    tokens, offsets = _token_table(text_view.pieces, fast)
+    _check_sentences(text_view, field_codes, fast, tokens, offsets)
     piece_lengths = np.diff(offsets).astype(np.int32)
     truncated = _truncated(text_view, field_codes, piece_lengths, max_tokens, long_text)
     active = np.unique(tokens[np.repeat(text_view.in_train, piece_lengths)])
     active = np.setdiff1d(active, fast.special_ids).astype(np.int32)
     return PieceTokens(fast, tokens, offsets, active, max_tokens, truncated)
+
+
+def _token_table(pieces: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of all pieces in a row, and where each piece begins (P + 1,)."""
+    tokens, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    with RateProgress("tokenising pieces", total=len(pieces)) as bar:
+        for start in range(0, len(pieces), PIECES_PER_CALL):
+            ids = fast.token_ids(list(pieces[start : start + PIECES_PER_CALL]))
+            lengths.append(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)))
+            count = int(lengths[-1].sum())
+            tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=count))
+            bar.advance(len(ids))
+    return np.concatenate(tokens), np.cumsum(np.concatenate(lengths))
 
 
 def kept_lengths(lengths_BF: np.ndarray, budget: int) -> np.ndarray:
@@ -214,7 +227,11 @@ def _truncated(
 
 
 def _check_sentences(
-    text_view: TextView, field_codes: FieldCodes, fast: PieceTokenizer, ids: list[list[int]]
+    text_view: TextView,
+    field_codes: FieldCodes,
+    fast: PieceTokenizer,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
 ) -> None:
     """Compare pieces with whole sentences on evenly spaced rows."""
     rows = np.unique(np.linspace(0, len(field_codes.codes) - 1, CHECKED_ROWS).astype(int))
@@ -223,7 +240,8 @@ def _check_sentences(
     for pieces, text, whole in zip(
         text_view.piece_ids(codes), texts, fast.token_ids(texts), strict=True
     ):
-        if list(chain.from_iterable(ids[piece] for piece in pieces)) != whole:
+        parts = [tokens[offsets[piece] : offsets[piece + 1]] for piece in pieces]
+        if np.concatenate(parts).tolist() != whole:
             raise ValueError(
                 f"tokenizer {fast.name} must split texts on white space, got other tokens for the "
                 f"sentence {text!r} than for its pieces"
