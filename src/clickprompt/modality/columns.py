@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _encode(
     """Codes to ``write(start, codes (n, C))``, in pieces that follow each other in the samples."""
     encoders = {name: ColumnEncoder() for name in names}
     counts = [np.zeros(0, dtype=np.int64) for _ in names]
-    positions = _Positions(samples["row"].to_numpy())
+    positions = _Positions(samples)
     train = split_rows(samples["split"].to_numpy())[0]
     written = 0
     with ExitStack() as stack:
@@ -199,19 +200,22 @@ def _encode(
 
 
 class _Positions:
-    """Where a row number stands among the samples."""
+    """Where a row number stands among the samples, whose row numbers rise within each split."""
 
-    def __init__(self, rows: np.ndarray) -> None:
-        ordered = (np.diff(rows) > 0).all()
-        self._order = None if ordered else np.argsort(rows, kind="stable").astype(np.int32)
-        self._rows = rows if self._order is None else rows[self._order]
+    def __init__(self, samples: pd.DataFrame) -> None:
+        rows = samples["row"].to_numpy()
+        ends = np.cumsum([0, *split_rows(samples["split"].to_numpy())])
+        self._parts = [(start, rows[start:stop]) for start, stop in pairwise(ends)]
+        assert all((np.diff(part) > 0).all() for _, part in self._parts)
 
     def find(self, rows: np.ndarray) -> np.ndarray:
         """Positions (n,), -1 where the row is no sample."""
-        at = np.searchsorted(self._rows, rows)
-        at[at == len(self._rows)] = 0
-        found = self._rows[at] == rows
-        return np.where(found, at if self._order is None else self._order[at], -1)
+        found = np.full(len(rows), -1, dtype=np.int64)
+        for start, part in self._parts:
+            at = np.searchsorted(part, rows)
+            at[at == len(part)] = 0
+            found = np.where(part[at] == rows, start + at, found)
+        return found
 
 
 def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:
