@@ -73,6 +73,11 @@ class TextTable:
         for row in rows[:EXAMPLES_PER_REASON]:
             yield int(self.lines[row]), self.text(int(row))
 
+    def part(self, start: int, stop: int) -> TextTable:
+        """The rows from ``start`` to before ``stop``."""
+        columns = {name: array[start:stop] for name, array in self.columns.items()}
+        return TextTable(self.file, self.kind, self.separator, columns, self.lines[start:stop])
+
     @staticmethod
     def stacked(tables: Sequence[TextTable]) -> TextTable:
         """The rows of tables of one file, one after the other."""
@@ -219,8 +224,9 @@ def _block_lines(block: bytes, source: LineBlocks) -> tuple[pa.Array, np.ndarray
     if text and not text.startswith("\n") and "\n\n" not in text:
         text = text.removesuffix("\n").removesuffix("\r")
         lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
-        first = source.count(len(lines))
-        return lines, np.arange(first, first + len(lines), dtype=np.int64)
+        if not pc.any(pc.utf8_is_space(lines)).as_py():
+            first = source.count(len(lines))
+            return lines, np.arange(first, first + len(lines), dtype=np.int64)
     numbers, texts = [], []
     for number, raw in source.lines(block):
         numbers.append(number)

@@ -204,13 +204,16 @@ def _csv_rows(files: Mapping[str, Path], names: _Names, report: ReadReport) -> I
 
 
 def _gathered(blocks: Iterator[TextTable]) -> Iterator[TextTable]:
-    """Blocks put together to tables of at most ``ROWS_PER_BATCH`` rows, or one block."""
+    """The rows of the blocks in tables of at most ``ROWS_PER_BATCH`` rows, few blocks at a time."""
     waiting: list[TextTable] = []
     rows = 0
     for block in blocks:
         if waiting and rows + len(block) > ROWS_PER_BATCH:
             yield TextTable.stacked(waiting)
             waiting, rows = [], 0
+        while len(block) > ROWS_PER_BATCH:
+            yield block.part(0, ROWS_PER_BATCH)
+            block = block.part(ROWS_PER_BATCH, len(block))
         waiting.append(block)
         rows += len(block)
     if waiting:
