@@ -31,7 +31,7 @@ TEXTS = st.lists(st.lists(CELLS, min_size=1, max_size=4).map(",".join), min_size
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(TEXTS, st.sampled_from(["\n", "\r\n"]), st.sampled_from([1, 5, 1 << 20]))
 def test_as_the_whole_file(tmp_path, texts, end, size):

@@ -9,8 +9,8 @@
 Subsets have the genre in the names, ``goodreads_interactions_poetry.json`` and
 ``goodreads_books_poetry.json``. Columns of the interactions table: ``row``, ``user_id``,
 ``book_id``, those of ``goodreads_books.BOOK_COLUMNS``, ``rating`` (1 to 5), ``is_read`` (1, 0) and,
-in the JSON form, ``timestamp``: seconds of ``date_added``, which every row has (``read_at`` and
-``started_at`` are mostly empty). The CSV form has no times.
+in the JSON form, ``timestamp``: seconds of ``date_added``, when the book was put on a shelf
+(``read_at`` and ``started_at`` are often empty). The CSV form has no times.
 
 A rating of 0 means that there is none; such rows, more than half, are dropped. Rows whose book is
 not in the books file are kept with missing features. The interactions are read as a stream, and
