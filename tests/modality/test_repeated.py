@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +45,7 @@ def columns(keys: list[tuple]) -> list[pa.Array]:
 def test_any_keys_in_any_batches_are_counted_as_by_a_set(keys, cuts, in_memory):
     with RepeatedKeys(in_memory) as counter:
         ends = sorted({0, len(keys), *(min(cut, len(keys)) for cut in cuts)})
-        for start, stop in zip(ends, ends[1:], strict=False):
+        for start, stop in pairwise(ends):
             counter.add(key_hashes(columns(keys[start:stop])))
         assert counter.count() == twin(keys)
 

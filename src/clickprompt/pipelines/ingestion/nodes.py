@@ -12,3 +12,12 @@ def read_raw_files(raw_files: dict[str, Path], data: DataParameters) -> tuple[An
 
     result = read_interactions(raw_files, data)
     return result.interactions, result.report
+
+
+def report_ingestion(report: dict[str, Any]) -> None:
+    """Print what became of the rows of the raw files."""
+    from rich.console import Console
+
+    from clickprompt.readers.tables import report_table
+
+    Console().print(report_table(report))
