@@ -52,6 +52,11 @@ class FilterParameters(Parameters):
     min_user_rows: int = Field(1, ge=1, description="users with fewer rows are left out")
     min_item_rows: int = Field(1, ge=1, description="items with fewer rows are left out")
 
+    @property
+    def active(self) -> bool:
+        """Whether anything can be left out."""
+        return self.min_user_rows > 1 or self.min_item_rows > 1
+
 
 class LabelParameters(Parameters):
     """Label rule: positive from one rating, negative to another, between is dropped."""
@@ -99,6 +104,20 @@ class SplitParameters(Parameters):
         return self
 
 
+class ExpectedCounts(Parameters):
+    """Counts that a data set is published with; null: not known, not compared."""
+
+    reader: str = Field(min_length=1, description="they hold for this data.reader only")
+    read: int | None = Field(None, ge=0, description="rows of the ratings file")
+    filtered: int | None = Field(None, ge=0, description="rows after data.filters")
+    users: int | None = Field(None, ge=0, description="different users after data.filters")
+    items: int | None = Field(None, ge=0, description="different items after data.filters")
+    labelled: int | None = Field(None, ge=0, description="rows after the label rule")
+    repeated: int | None = Field(
+        None, ge=0, description="rows that repeat user, item and time of an earlier one"
+    )
+
+
 class DataParameters(Parameters):
     """From the published raw files to the two views of a sample (section 1 of docs/method.md)."""
 
@@ -119,6 +138,9 @@ class DataParameters(Parameters):
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="options of the reader; it names those it knows"
     )
+    expected: ExpectedCounts | None = Field(
+        None, description="published counts to compare with; null switches that off"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -136,6 +158,12 @@ class DataParameters(Parameters):
             if least > 1 and column is None:
                 raise ValueError(f"filters.min_{name}_rows {least} needs data.{name}, got null")
         return self
+
+    @property
+    def expected_counts(self) -> ExpectedCounts | None:
+        """``expected``, if it is of this reader: an environment inherits the one of conf/base."""
+        same = self.expected is not None and self.expected.reader == self.reader
+        return self.expected if same else None
 
 
 # --- models ----------------------------------------------------------------------------

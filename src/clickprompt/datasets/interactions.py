@@ -16,12 +16,12 @@ from kedro.io import AbstractDataset
 from clickprompt.files import sync
 
 if TYPE_CHECKING:
-    from clickprompt.readers import InteractionStream
+    from clickprompt.modality import CheckedInteractions
 
 REPORT_KEY = b"clickprompt.ingestion_report"
 
 
-class InteractionsDataset(AbstractDataset["InteractionStream", dict[str, Any]]):
+class InteractionsDataset(AbstractDataset["CheckedInteractions", dict[str, Any]]):
     """Saved from a stream of record batches; loaded as the report on how the table came about.
 
     Args:
@@ -50,7 +50,7 @@ class InteractionsDataset(AbstractDataset["InteractionStream", dict[str, Any]]):
         report: dict[str, Any] = json.loads(stored[REPORT_KEY])
         return report
 
-    def save(self, data: InteractionStream) -> None:
+    def save(self, data: CheckedInteractions) -> None:
         """Write the batches to a file beside the target, which is renamed at the end."""
         import pyarrow.parquet as pq
 

@@ -22,6 +22,7 @@ from clickprompt.modality.batches import (
     mask_tokens,
     shuffled_batches,
 )
+from clickprompt.modality.checks import CheckedInteractions, check_samples
 from clickprompt.modality.columns import FieldCodes, encode_fields
 from clickprompt.modality.conversion import convert_interactions
 from clickprompt.modality.filters import filter_interactions
@@ -34,6 +35,7 @@ from clickprompt.modality.vocabulary import Vocabulary
 
 __all__ = [
     "SPLITS",
+    "CheckedInteractions",
     "FieldCodes",
     "IdView",
     "ModelInput",
@@ -45,6 +47,7 @@ __all__ = [
     "build_data_report",
     "build_id_view",
     "build_text_view",
+    "check_samples",
     "convert_interactions",
     "encode_fields",
     "filter_interactions",

@@ -20,6 +20,7 @@ import numpy as np
 
 from clickprompt.files import file_digest, recover_folder, replace_folder, value_digest
 from clickprompt.modality.arrays import ArrayFile, chunks, read_rows
+from clickprompt.modality.checks import ModelInputCheck
 from clickprompt.modality.columns import FieldCodes
 from clickprompt.modality.samples import SPLITS, SplitName
 from clickprompt.modality.tokens import PieceTokens
@@ -211,21 +212,32 @@ def _write_rows(
         "user_train_rows": ((rows,), id_view.user_train_rows),
         "item_train_rows": ((rows,), id_view.item_train_rows),
     }
+    # ids of a bag field are numbers of combinations
+    sizes = [
+        len(id_view.bags[field]) if field in id_view.bags else size
+        for field, size in enumerate(id_view.field_sizes)
+    ]
+    names = [vocabulary.field.name for vocabulary in id_view.vocabularies]
+    check = ModelInputCheck(sizes, len(text_view.pieces), fields=names)
     with ExitStack() as stack:
         files = {
             name: stack.enter_context(ArrayFile(folder / f"{name}.npy", shape, np.int32))
             for name, (shape, _) in views.items()
         }
         bar = stack.enter_context(RateProgress("writing the model input", total=rows))
-        for name in ("labels", "row_numbers"):
-            array = getattr(field_codes, name)
+        copied = {"labels": field_codes.labels, "row_numbers": field_codes.row_numbers}
+        for name, array in copied.items():
             copy = stack.enter_context(ArrayFile(folder / f"{name}.npy", (rows,), array.dtype))
             for part in chunks(rows):
                 copy.write(part.start, read_rows(array, part))
         for part, codes in field_codes.chunks():
-            for name, (_, view) in views.items():
-                files[name].write(part.start, view(codes))
+            found = {name: view(codes) for name, (_, view) in views.items()}
+            labels, row_numbers = (read_rows(a, part) for a in copied.values())
+            check.check(found["ids"], found["pieces"], labels, row_numbers)
+            for name, values in found.items():
+                files[name].write(part.start, values)
             bar.advance(len(codes))
+        check.finish(rows)
 
 
 def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:

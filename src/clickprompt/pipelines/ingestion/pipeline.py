@@ -2,7 +2,11 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from clickprompt.pipelines.ingestion.nodes import read_raw_files, report_ingestion
+from clickprompt.pipelines.ingestion.nodes import (
+    read_raw_files,
+    report_ingestion,
+    show_ingestion_report,
+)
 
 
 def create_pipeline() -> Pipeline:
@@ -20,6 +24,12 @@ def create_pipeline() -> Pipeline:
                 inputs="interactions@stream",
                 outputs="ingestion_report",
                 name="report_ingestion",
+            ),
+            Node(
+                show_ingestion_report,
+                inputs="ingestion_report",
+                outputs=None,
+                name="show_ingestion_report",
             ),
         ],
         namespace="ingestion",

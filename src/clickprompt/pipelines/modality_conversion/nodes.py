@@ -1,11 +1,14 @@
 """Nodes of modality conversion."""
 
+import logging
 from typing import Any
 
 import pandas as pd
 
 from clickprompt.modality import FieldCodes, IdView, ModelInput, PieceTokens, TextView
 from clickprompt.parameters import DataParameters, PLMParameters
+
+logger = logging.getLogger(__name__)
 
 
 def filter_interactions(interactions: Any, data: DataParameters) -> tuple[Any, dict[str, Any]]:
@@ -19,7 +22,9 @@ def label_and_split(filtered_interactions: Any, data: DataParameters) -> pd.Data
     """Give every row a label and a split; rows between the classes are left out."""
     from clickprompt import modality
 
-    return modality.label_and_split(filtered_interactions, data)
+    samples = modality.label_and_split(filtered_interactions, data)
+    modality.check_samples(samples, data)
+    return samples
 
 
 def encode_fields(
@@ -74,6 +79,24 @@ def report_data(
 
     report = modality.build_data_report(ingestion_report, model_input, filter_report)
     return report, modality.plot_data_report(report)
+
+
+def compare_counts(
+    data_report: dict[str, Any],
+    filter_report: dict[str, Any],
+    ingestion_report: dict[str, Any],
+    data: DataParameters,
+) -> None:
+    """Print published beside found counts; warn where they differ."""
+    from rich.console import Console
+
+    from clickprompt.modality import expected
+
+    counts = expected.compare_counts(data, data_report, filter_report, ingestion_report["table"])
+    if counts:
+        Console().print(expected.counts_table(counts, data.reader))
+    if message := expected.differences(counts):
+        logger.warning(message)
 
 
 def _longest_text(plm: PLMParameters) -> int:
