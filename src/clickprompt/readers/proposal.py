@@ -34,6 +34,7 @@ THINGS = (
 )  # fmt: skip
 TIME = re.compile(r"(?:^|_)(?:time|timestamp|ts|date|datetime|hour|day|created|unix|dt|at)(?:_|$)")
 IDS = re.compile(r"(?:^|_)(?:id|ids|key|uuid|guid|hash|code|zip|zipcode|postcode|type|class)$")
+ROW_IDS = re.compile(r"(?:^|_)(?:id|key|uuid|guid|hash)$")
 HEX = r"^(?:0x)?[0-9a-fA-F]{6,}$"
 TIME_FORMATS = (
     "%y%m%d%H", "%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M%S", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S",
@@ -160,7 +161,7 @@ def propose(files: Sequence[Path], label: str | None = None) -> Proposal:
         split_names=split_names,
         time_parts=parts,
     )
-    if not proposal.fields:
+    if not proposal.fields and not parts:
         raise ValueError(f"{files[0]} must have a column beside the label that varies, got none")
     return proposal
 
@@ -420,9 +421,9 @@ def _is_row_number(column: _Column) -> bool:
     """Whether the column only counts or names the rows."""
     if column.rows < EXAMPLES or column.distinct < 0.999 * column.rows or column.missing > 0:
         return False
-    if IDS.search(column.key) or column.key in ("", "unnamed_0", "index", "row", "id"):
+    if ROW_IDS.search(column.key) or column.key in ("", "unnamed_0", "index", "row"):
         return True
-    if not column.is_whole or column.rows < 50:
+    if not column.is_whole or column.has_leading_zeros or column.rows < 50:
         return False
     steps = np.diff(number_cells(column.text, ()).values.to_numpy(zero_copy_only=False))
     return bool((steps == 1).all())

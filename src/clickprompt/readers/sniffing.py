@@ -22,7 +22,7 @@ from clickprompt.readers.cells import NUMBER
 from clickprompt.readers.delimited import DELIMITERS, DelimitedFile
 from clickprompt.readers.parquet import ParquetFile
 from clickprompt.readers.report import ReadReport
-from clickprompt.readers.text_blocks import text_blocks
+from clickprompt.readers.text_blocks import text_blocks, unpacked_blocks
 
 ENCODINGS = ("utf-8", "cp1252", "latin-1")
 LINES_SNIFFED = 500
@@ -111,21 +111,21 @@ def sniff(path: Path) -> TableParameters:
 def is_header(first: list[str], others: list[list[str]]) -> bool:
     """Whether the first row names the columns.
 
-    Names are filled, all different, and neither numbers nor other data; and no column has its name
-    among its values.
+    Names are filled (but for one: that of row numbers), and neither numbers nor other data; and
+    fewer than half of the columns have their name among their values.
     """
-    if len(set(first)) < len(first) or sum(not cell.strip() for cell in first) > 1:
+    if sum(not cell.strip() for cell in first) > 1:
         return False
     if any(_NUMBER.match(cell.strip()) or _DATA_LIKE.fullmatch(cell.strip()) for cell in first):
         return False
     rows = [row for row in others if len(row) == len(first)]
-    return not any(cell in {row[at] for row in rows} for at, cell in enumerate(first))
+    repeated = sum(cell in {row[at] for row in rows} for at, cell in enumerate(first))
+    return 2 * repeated < len(first)
 
 
 def _text(path: Path) -> tuple[str, str]:
     """Encoding and the first text of a file."""
-    with path.open("rb") as stream:
-        wide = stream.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    wide = next(unpacked_blocks(path, 2), b"") in (b"\xff\xfe", b"\xfe\xff")
     encodings = ("utf-16",) if wide else ENCODINGS
     first_error: ValueError | None = None
     for encoding in encodings:
@@ -156,11 +156,13 @@ def _rows(text: str, delimiter: str, quote: str | None) -> list[list[str]]:
 
 def _fitness(text: str, delimiter: str) -> float:
     """How well a delimiter parts the lines: many cells, and the same number in every line."""
-    widths = Counter(len(row) for row in _rows(text, delimiter, '"') if row)
-    if not widths:
+    found = [len(row) for row in _rows(text, delimiter, '"') if row]
+    if not found:
         return 0.0
-    width, lines = widths.most_common(1)[0]
-    share = lines / widths.total()
+    width, lines = Counter(found).most_common(1)[0]
+    share = lines / len(found)
+    if found[0] != width:
+        share /= 2  # a header has no commas of a text's
     return 0.0 if width < 2 else share**4 * (width - 1) ** 0.5
 
 

@@ -40,7 +40,7 @@ def text_blocks(
     digest = hashlib.sha256()
     decoder: codecs.IncrementalDecoder | None = None
     rest, line = b"", 1
-    for position, raw in enumerate(_unpacked(path, size)):
+    for position, raw in enumerate(unpacked_blocks(path, size)):
         digest.update(raw)
         if position == 0:
             raw, encoding = _start(raw, path, name, encoding, report)
@@ -77,7 +77,8 @@ def count_lines(text: bytes) -> int:
     return count
 
 
-def _unpacked(path: Path, size: int) -> Iterator[bytes]:
+def unpacked_blocks(path: Path, size: int) -> Iterator[bytes]:
+    """Bytes of a file, plain or gzipped; a damaged gzip file is a ValueError."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     stream: io.BufferedIOBase
