@@ -136,6 +136,9 @@ def propose(files: Sequence[Path], label: str | None = None) -> Proposal:
     rest = [column for column in columns if column is not label_column]
     time, found_time = _find_time(rest, table)
     parts = found_time.pop("parts", ())
+    constant = found_time.pop("constant", ())
+    if sample.whole:  # else another day may follow
+        parts = tuple(part for part in parts if part not in constant)
     split, split_names = _find_split(rest)
     roles: dict[str, tuple[Role, str]] = {label_column.name: ("label", rule.pop("why"))}
     for role, column, why in (
@@ -289,8 +292,7 @@ def _find_time(
 def _time_form(column: _Column, table: TableParameters, *, is_named: bool) -> dict[str, Any] | None:
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        parts = ("weekday",) if pa.types.is_date(kind) else ("hour", "weekday")
-        return {"why": f"times ({kind})", "parts": parts}
+        return {"why": f"times ({kind})"} | _parts(column.text, None, "s")
     if pa.types.is_boolean(kind) or pa.types.is_nested(kind):
         return None
     values = pa.array(column.values[:10_000], pa.string())
@@ -312,10 +314,16 @@ def _time_form(column: _Column, table: TableParameters, *, is_named: bool) -> di
         why = f"{unit} since 1970"
     if len(fitting) > 1:
         why += f" (or as {fitting[1][0] or 'ISO 8601'}: check it)"
+    return {"why": why, "time_format": form, "time_unit": unit} | _parts(values, form, unit)
+
+
+def _parts(values: pa.Array, form: str | None, unit: str) -> dict[str, tuple[str, ...]]:
+    """Parts that the times have, and which of them are the same in all."""
     seconds = time_cells(values, (), form, unit).values
-    hours = pc.count_distinct(time_part(seconds, "hour")).as_py()
-    parts = ("hour", "weekday") if hours > 1 or (form and "%H" in form) else ("weekday",)
-    return {"why": why, "time_format": form, "time_unit": unit, "parts": parts}
+    has_hours = pc.any(pc.not_equal(time_part(seconds, "hour"), "0")).as_py()
+    parts = ("hour", "weekday") if has_hours else ("weekday",)
+    counts = {part: pc.count_distinct(time_part(seconds, part)).as_py() for part in parts}
+    return {"parts": parts, "constant": tuple(part for part in parts if counts[part] < 2)}
 
 
 def _is_time(values: pa.Array, form: str | None, unit: str) -> bool:
@@ -443,7 +451,7 @@ def _separator(column: _Column) -> str | None:
             continue
         # names of one to three words; a semicolon in prose parts longer pieces
         short = float(np.mean([len(part.split()) for part in flat])) <= 3
-        if short and (len(set(flat)) < len(flat) or several == len(values)):
+        if short and (sign == "|" or len(set(flat)) < len(flat) or several == len(values)):
             return sign
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Sample:
 
 
 def read_sample(path: Path) -> Sample:
-    """Guess how the file is written and read its first rows (8 MiB, or 131,072 of Parquet).
+    """Guess how the file is written and read its first rows (16 MiB, or 262,144 of Parquet).
 
     Raises:
         ValueError: empty, damaged, or neither Parquet nor a CSV file of two or more columns.
@@ -73,15 +74,20 @@ def read_sample(path: Path) -> Sample:
     names = [name for name, count in counts.items() if count == 1]
     report = ReadReport()
     batches = file.batches(names, report)
-    columns = next(batches, None)
-    if columns is None:
+    # a last line without line end is a batch of its own
+    first = list(itertools.islice(batches, 2))
+    if not first:
         raise ValueError(f"{path} must hold at least one row, got none that can be read")
-    whole = next(batches, None) is None
+    columns = {name: pa.concat_arrays([batch.columns[name] for batch in first]) for name in names}
     if table is not None:
-        table = table.model_copy(update={"missing": _missing(columns.columns)})
-    repeated = tuple(name for name, count in counts.items() if count > 1)
+        table = table.model_copy(update={"missing": _missing(columns)})
     return Sample(
-        table, columns.columns, repeated, len(columns.lines), whole, report.reasons("dropped")
+        table=table,
+        columns=columns,
+        repeated=tuple(name for name, count in counts.items() if count > 1),
+        rows=sum(len(batch.lines) for batch in first),
+        whole=next(batches, None) is None,
+        dropped=report.reasons("dropped"),
     )
 
 
