@@ -83,17 +83,16 @@ def convert(raw: Path, target: Path) -> dict[str, Any]:
     lap("read")
     samples = modality.label_and_split(read.interactions, data)
     rows = read.report["rows_kept"]
-    del read
     lap("label and split")
-    id_view = modality.build_id_view(samples, data)
+    codes = modality.encode_fields(read.interactions, samples, data)
+    lap("encode fields")
+    id_view = modality.build_id_view(codes, data)
     lap("id view")
-    text_view = modality.build_text_view(samples, data)
+    text_view = modality.build_text_view(codes, data)
     lap("text view")
-    piece_tokens = modality.tokenise_pieces(
-        text_view, tokenizer, max_tokens=512, split_rows=id_view.split_rows
-    )
+    piece_tokens = modality.tokenise_pieces(text_view, codes, tokenizer, max_tokens=512)
     lap("tokens")
-    model_input = modality.write_model_input(target, id_view, text_view, piece_tokens)
+    model_input = modality.write_model_input(target, codes, id_view, text_view, piece_tokens)
     lap("write")
     wall = last - started
     return {

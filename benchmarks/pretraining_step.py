@@ -103,8 +103,8 @@ def _inputs() -> tuple[Any, Any, Callable[[int], str], Any]:
     plm = parameters.plm.model_copy(update={"keep_layers": None})
     parameters = parameters.model_copy(update={"plm": plm})
     folder = Path(tempfile.mkdtemp(prefix="clickprompt-benchmark-"))
-    model_input, text_view = embedded_model_input(folder, parameters)
-    return parameters, model_input, text_view.text, load_tokenizer(plm)
+    model_input, text = embedded_model_input(folder, parameters)
+    return parameters, model_input, text, load_tokenizer(plm)
 
 
 def _build(parameters: Any, model_input: Any, plm: Any) -> Any:

@@ -25,22 +25,22 @@ def base_parameters(environment: str = "base", changes: dict[str, Any] | None = 
 
 
 def embedded_model_input(folder: Path, parameters: Any) -> tuple[Any, Any]:
-    """Convert the embedded ratings into ``folder``: the model input and its text view."""
+    """Convert the embedded ratings into ``folder``: the model input, and the text of a row."""
     from clickprompt import modality
     from clickprompt.plm import load_tokenizer
     from clickprompt.readers import read_interactions
 
     raw = REPOSITORY / "data" / "01_raw" / "movielens_small"
     files = {name: raw / name for name in ("ratings.csv", "movies.csv")}
-    samples = modality.label_and_split(
-        read_interactions(files, parameters.data).interactions, parameters.data
-    )
-    id_view = modality.build_id_view(samples, parameters.data)
-    text_view = modality.build_text_view(samples, parameters.data)
-    pieces = modality.tokenise_pieces(
-        text_view,
+    interactions = read_interactions(files, parameters.data).interactions
+    samples = modality.label_and_split(interactions, parameters.data)
+    codes = modality.encode_fields(interactions, samples, parameters.data)
+    texts = modality.build_text_view(codes, parameters.data)
+    model_input = modality.convert_interactions(
+        interactions,
+        parameters.data,
         load_tokenizer(parameters.plm),
+        folder,
         max_tokens=parameters.plm.max_tokens or 512,
-        split_rows=id_view.split_rows,
     )
-    return modality.write_model_input(folder, id_view, text_view, pieces), text_view
+    return model_input, lambda row: texts.texts(codes.codes[row : row + 1])[0]

@@ -21,6 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
 import psutil
+from kedro.config import MissingConfigException
 from kedro.framework.hooks import hook_impl
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 from mlflow.entities import Metric, Param, RunStatus
@@ -54,6 +55,48 @@ class ParametersHook:
         """
         checked = check_parameters(context.config_loader["parameters"])
         context.config_loader["parameters"] = checked.model_dump()
+
+
+class SparkHook:
+    """Starts the Spark session that ``spark.yml`` of the environment describes, if it has one."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Start it, or take the one that runs.
+
+        Raises:
+            ValueError: PySpark or Java is not there.
+        """
+        try:
+            settings = context.config_loader["spark"]
+        except MissingConfigException:
+            return
+        if settings:
+            start_spark(settings)
+
+
+def start_spark(settings: Mapping[str, Any]) -> Any:
+    """The Spark session with these settings.
+
+    Raises:
+        ValueError: PySpark or Java is not there.
+    """
+    try:
+        from pyspark.errors import PySparkRuntimeError
+        from pyspark.sql import SparkSession
+    except ImportError:
+        raise ValueError(
+            "spark.yml needs the package pyspark, got none: pip install -e '.[spark]'"
+        ) from None
+    builder = SparkSession.builder
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    try:
+        return builder.getOrCreate()
+    except (PySparkRuntimeError, FileNotFoundError) as error:
+        raise ValueError(
+            f"PySpark needs Java 17 or 21 (on the path, or in JAVA_HOME), got {error}"
+        ) from None
 
 
 class TrackingHook(MlflowHook):

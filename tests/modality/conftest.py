@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +14,14 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors, trainers
 
 from clickprompt.modality import (
+    FieldCodes,
+    IdView,
     ModelInput,
     PieceTokenizer,
+    TextView,
     build_id_view,
     build_text_view,
+    encode_fields,
     label_and_split,
     tokenise_pieces,
     write_model_input,
@@ -115,10 +121,46 @@ def interactions() -> pd.DataFrame:
     return make_interactions()
 
 
-@pytest.fixture(scope="session")
-def views(interactions, data):
+@dataclass(frozen=True)
+class Views:
+    """Everything before the tokens, with what each row looks up in both views."""
+
+    interactions: Any
+    data: DataParameters
+    field_codes: FieldCodes
+    id_view: IdView
+    text_view: TextView
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """The rows of the pandas interactions in the order of the samples, labels beside them."""
+        samples = label_and_split(self.interactions, self.data)
+        return samples.merge(self.interactions, on="row", how="left", validate="one_to_one")
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.id_view.ids(self.field_codes.codes)
+
+    @property
+    def piece_ids(self) -> np.ndarray:
+        return self.text_view.piece_ids(self.field_codes.codes)
+
+    @property
+    def texts(self) -> list[str]:
+        return self.text_view.texts(self.field_codes.codes)
+
+
+def make_views(interactions: Any, data: DataParameters, folder: Path | None = None) -> Views:
     samples = label_and_split(interactions, data)
-    return build_id_view(samples, data), build_text_view(samples, data)
+    codes = encode_fields(interactions, samples, data, folder)
+    return Views(
+        interactions, data, codes, build_id_view(codes, data), build_text_view(codes, data)
+    )
+
+
+@pytest.fixture(scope="session")
+def views(interactions, data) -> Views:
+    return make_views(interactions, data)
 
 
 @pytest.fixture(scope="session")
@@ -126,11 +168,10 @@ def convert(views, word_piece):
     """Write the small table's model input to a folder."""
 
     def write(folder: Path, max_tokens: int = 512) -> ModelInput:
-        id_view, text_view = views
         tokens = tokenise_pieces(
-            text_view, word_piece, max_tokens=max_tokens, split_rows=id_view.split_rows
+            views.text_view, views.field_codes, word_piece, max_tokens=max_tokens
         )
-        return write_model_input(folder, id_view, text_view, tokens)
+        return write_model_input(folder, views.field_codes, views.id_view, views.text_view, tokens)
 
     return write
 

@@ -45,10 +45,9 @@ def test_tokens_against_the_slow_twin(convert, tmp_path, max_tokens, multiple_of
 
 
 def test_text_of_a_row_is_its_sentence(model_input, views, word_piece):
-    _, text_view = views
     found, lengths = TextBatcher(model_input).tokens(np.arange(40))
     for row in range(40):
-        whole = word_piece.token_ids([text_view.text(row)])[0]
+        whole = word_piece.token_ids([views.texts[row]])[0]
         assert found[row, : lengths[row]].tolist() == [101, *whole, 102]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from clickprompt import modality
 from clickprompt.readers import read_interactions
-from tests.modality.conftest import make_data, package_tokenizer_path
+from tests.modality.conftest import make_data, make_views, package_tokenizer_path
 
 FOLDER = Path(__file__).parents[2] / "data/01_raw/movielens_small"
 READ = {
@@ -25,7 +25,7 @@ READ = {
 def test_report_against_the_samples(interactions, data, model_input):
     report = modality.build_data_report(READ, model_input)
     assert json.loads(json.dumps(report)) == report
-    samples = modality.label_and_split(interactions, data)
+    samples = make_views(interactions, data).samples
     assert report["rows"] == {
         "read": 500,
         "kept": 400,
@@ -104,20 +104,18 @@ def test_the_embedded_data_set(tmp_path):
     samples = modality.label_and_split(read.interactions, data)
     assert len(samples) == 67_653
     assert samples["label"].sum() == 48_580
-    id_view = modality.build_id_view(samples, data)
-    assert id_view.split_rows == (54_122, 6_765, 6_766)
-    text_view = modality.build_text_view(samples, data)
-    tokens = modality.tokenise_pieces(
-        text_view, package_tokenizer_path(), max_tokens=512, split_rows=id_view.split_rows
+    assert np.bincount(samples["split"]).tolist() == [54_122, 6_765, 6_766]
+    tokenizer = modality.PieceTokenizer.of(package_tokenizer_path())
+    model_input = modality.convert_interactions(
+        read.interactions, data, tokenizer, tmp_path / "input"
     )
-    model_input = modality.write_model_input(tmp_path / "input", id_view, text_view, tokens)
     report = modality.build_data_report(read.report, model_input)
     assert report["rows"]["between_labels"] == 100_836 - 67_653
     assert report["splits"]["train"]["truncated"] == 0
     assert report["splits"]["train"]["cold_user_rows"] == 0
     first = np.flatnonzero(model_input.row_numbers == 0)
     found, lengths = modality.TextBatcher(model_input).tokens(first)
-    text = tokens.tokenizer.backend.decode(found[0, 1 : lengths[0] - 1])
+    text = tokenizer.backend.decode(found[0, 1 : lengths[0] - 1])
     assert text == (
         "user id is 1. movie id is 1. movie title is toy story. genre is adventure. "
         "release year is 1995."

@@ -1,9 +1,8 @@
-"""The k-core: against a slow twin, as a fixed point, as the largest one, and on all engines."""
+"""The k-core: against a slow twin, as a fixed point, as the largest one."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clickprompt.modality import filter_interactions, label_and_split
+from clickprompt.modality import filter_interactions
 from clickprompt.parameters import DataParameters
 from tests.modality.conftest import make_data, make_interactions
 from tests.reference.modality_twins import core
@@ -111,40 +110,6 @@ def test_all_ratings_count_not_only_labelled_ones():
         rating=[3.0, 3.0, 5.0, 1.0, 5.0, 1.0, 5.0, 1.0],
     )
     assert len(filter_interactions(interactions, filters(4, 1))[0]) == 8
-
-
-def test_engines_agree(interactions):
-    data = filters(10, 5)
-    expected, report = filter_interactions(interactions, data)
-    assert 0 < report["rows_removed"] < len(interactions)
-    assert report["users"] == expected["user_id"].nunique()
-    assert report["items"] == expected["movie_id"].nunique()
-    samples = label_and_split(expected, data)
-    for name, frame in other_engines(interactions):
-        found, found_report = filter_interactions(frame, data)
-        assert type(found) is type(frame), name
-        assert found_report == report
-        assert rows_of(found) == expected["row"].tolist(), name
-        assert rows_of(label_and_split(found, data), ordered=True) == samples["row"].tolist(), name
-
-
-def other_engines(interactions: pd.DataFrame) -> list[tuple[str, Any]]:
-    polars = pytest.importorskip("polars")
-    shuffled = polars.from_pandas(interactions)
-    frames = [("polars", shuffled), ("polars lazy", shuffled.lazy())]
-    try:
-        import duckdb
-    except ImportError:
-        return frames
-    return [*frames, ("duckdb", duckdb.from_arrow(shuffled.to_arrow()))]
-
-
-def rows_of(frame: Any, ordered: bool = False) -> list[int]:
-    if hasattr(frame, "collect"):
-        frame = frame.collect()
-    frame = frame.fetchnumpy() if hasattr(frame, "fetchnumpy") else frame
-    rows = [int(row) for row in frame["row"]]
-    return rows if ordered else sorted(rows)
 
 
 def test_the_input_is_unchanged(interactions):

@@ -22,14 +22,20 @@ def contents(folder):
 
 
 def test_what_is_written_is_read(model_input, views):
-    id_view, text_view = views
+    id_view, codes = views.id_view, views.field_codes
     again = ModelInput.open(model_input.folder)
-    for name in ("ids", "labels", "row_numbers", "user_train_rows", "item_train_rows"):
+    for name, expected in {
+        "ids": views.ids,
+        "labels": codes.labels,
+        "row_numbers": codes.row_numbers,
+        "user_train_rows": id_view.user_train_rows(codes.codes),
+        "item_train_rows": id_view.item_train_rows(codes.codes),
+    }.items():
         stored = getattr(again, name)
         assert isinstance(stored, np.memmap)
-        assert stored.dtype == getattr(id_view, name).dtype
-        assert (stored == getattr(id_view, name)).all()
-    assert (again.pieces == text_view.piece_ids).all()
+        assert stored.dtype == expected.dtype
+        assert (stored == expected).all()
+    assert (again.pieces == views.piece_ids).all()
     assert again.field_sizes == id_view.field_sizes
     assert again.vocabularies == id_view.vocabularies
     assert set(again.bags) == {3}
@@ -37,7 +43,7 @@ def test_what_is_written_is_read(model_input, views):
     assert (again.ids.dtype, again.pieces.dtype) == (np.int32, np.int32)
     assert (again.labels.dtype, again.row_numbers.dtype) == (np.int8, np.int64)
     assert (again.piece_tokens.dtype, again.piece_offsets.dtype) == (np.int32, np.int64)
-    assert again.metadata["split_rows"] == list(id_view.split_rows)
+    assert again.metadata["split_rows"] == list(codes.split_rows)
     assert again.metadata["special_tokens"] == {"cls": 101, "sep": 102, "mask": 103, "pad": 0}
     assert again.digest == model_input.digest
 

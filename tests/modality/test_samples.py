@@ -1,4 +1,4 @@
-"""Labels and splits, against a slow twin, on pandas, Polars and Polars lazy frames."""
+"""Labels and splits, against a slow twin; tests/contracts/test_engines.py has the engines."""
 
 from __future__ import annotations
 
@@ -92,23 +92,33 @@ def test_random_split_depends_on_row_numbers_and_seed_only(interactions):
     assert not (other["row"].to_numpy() == samples["row"].to_numpy()).all()
 
 
-@pytest.mark.parametrize("split", [{"by": "random"}, BY_TIME])
-def test_engines_agree(interactions, split):
-    polars = pytest.importorskip("polars")
-    data = make_data(split=split)
-    expected = label_and_split(interactions, data).reset_index(drop=True)
-    frame = polars.from_pandas(interactions)
-    eager = label_and_split(frame, data)
-    lazy = label_and_split(frame.lazy(), data)
-    assert isinstance(eager, polars.DataFrame)
-    assert isinstance(lazy, polars.LazyFrame)
-    for found in (eager, lazy.collect()):
-        assert found["split"].dtype == found["label"].dtype == polars.Int8
-        for column in expected:
-            assert (
-                found[column].to_list()
-                == expected[column].astype(object).where(expected[column].notna(), None).tolist()
-            )
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("0", "1", "2")])
+def test_a_column_may_say_the_split(interactions, names):
+    number = interactions["row"].to_numpy() % 5
+    given = [names[n] if n < 3 else None if n == 3 else "holdout" for n in number]
+    if names[0] == "0":
+        given = [int(name) if name in ("0", "1", "2") else None for name in given]
+    mine = interactions.assign(fold=pd.Series(given))
+    data = make_data(split={"by": "column", "column": "fold", "names": names})
+    samples = label_and_split(mine, data)
+    labelled = mine[(mine["rating"] != 3) & (mine["row"] % 5 < 3)]
+    assert set(samples["row"]) == set(labelled["row"])
+    assert (samples["split"] == samples["row"] % 5).all()
+    other = make_data(split={"by": "column", "column": "fold", "names": (names[0], "dev", "x")})
+    with pytest.raises(ValueError, match=r"fold must be 'dev' in some labelled rows .*split valid"):
+        label_and_split(mine, other)
+
+
+def test_equal_draws_at_a_cut_still_cut_there(interactions, data, monkeypatch):
+    monkeypatch.setattr(np.random, "Philox", lambda key: EqualDraws())
+    counts = np.bincount(label_and_split(interactions, data)["split"])
+    rows = int((interactions["rating"] != 3).sum())
+    assert counts.tolist() == [rows * 8 // 10, rows * 9 // 10 - rows * 8 // 10, -(-rows // 10)]
+
+
+class EqualDraws:
+    def random_raw(self, rows: int) -> np.ndarray:
+        return np.ones(rows, dtype=np.uint64)
 
 
 def test_an_unknown_column_comes_with_the_nearest(interactions):
@@ -150,19 +160,24 @@ def test_time_and_row_must_be_usable(interactions):
         label_and_split(interactions.assign(row=1), make_data())
 
 
-@pytest.mark.parametrize("engine", ["pandas", "lazy"])
-def test_a_table_may_have_its_own_label_column(interactions, engine):
+def test_a_table_may_have_its_own_label_column(interactions):
     mine = interactions.assign(label=(interactions["rating"] > 3).astype(float), split="x")
     data = make_data(label={"column": "label", "positive_from": 1, "negative_to": 0})
-    if engine == "lazy":
-        polars = pytest.importorskip("polars")
-        samples = label_and_split(polars.from_pandas(mine).lazy(), data).collect().to_pandas()
-    else:
-        samples = label_and_split(mine, data)
+    samples = label_and_split(mine, data)
     assert len(samples) == len(mine)
     expected = mine.set_index("row")["label"][samples["row"]].to_numpy()
     assert (samples["label"] == expected).all()
     assert set(samples["split"]) == {0, 1, 2}
+
+
+def test_without_user_and_item_ties_are_ordered_by_row(interactions):
+    fields = [{"column": "title", "name": "title"}]
+    data = make_data(user=None, item=None, fields=fields, split=BY_TIME)
+    samples = label_and_split(interactions, data)
+    kept = interactions[interactions["rating"] != 3].assign(user_id=0, movie_id=0)
+    cuts = (len(kept) * 8 // 10, len(kept) * 9 // 10)
+    expected = split_by_time(kept.to_dict("records"), cuts)
+    assert dict(zip(samples["row"], samples["split"], strict=True)) == expected
 
 
 def test_the_input_is_unchanged(interactions, data):

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
-from clickprompt.modality import PieceTokenizer, TextView, tokenise_pieces
+from clickprompt.modality import FieldCodes, PieceTokenizer, TextView, tokenise_pieces
 from clickprompt.modality.tokens import kept_lengths
 from clickprompt.modality.views import piece_text
 from tests.modality.conftest import make_byte_level_bpe, make_data, package_tokenizer_path
@@ -27,6 +27,11 @@ values = st.one_of(
         ["[MASK]", "<mask>", " <s> ", "[CLS][SEP]", "a  b", "tail ", "\u0301acute", "電影"]
     ),
 )
+
+
+def some_codes(codes: list[list[int]], split_rows: tuple[int, int, int]) -> FieldCodes:
+    rows = np.arange(len(codes))
+    return FieldCodes((), np.array(codes), rows.astype(np.int8), rows, split_rows)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -98,36 +103,32 @@ def test_water_filling_against_one_token_at_a_time(lengths, budget):
 
 
 def test_truncated_rows_are_counted_per_split(views, word_piece):
-    id_view, text_view = views
-    sizes = [len(tokens) for tokens in word_piece.token_ids(list(text_view.pieces))]
-    counts = [sum(sizes[p] for p in row) + 2 for row in text_view.piece_ids]
+    sizes = [len(tokens) for tokens in word_piece.token_ids(list(views.text_view.pieces))]
+    counts = [sum(sizes[p] for p in row) + 2 for row in views.piece_ids]
     limit = int(np.median(counts))
     found = tokenise_pieces(
-        text_view, word_piece, max_tokens=limit, split_rows=id_view.split_rows
+        views.text_view, views.field_codes, word_piece, max_tokens=limit
     ).truncated
-    ends = np.cumsum([0, *id_view.split_rows])
+    ends = np.cumsum([0, *views.field_codes.split_rows])
     for split, start, stop in zip(found, ends, ends[1:], strict=False):
         assert found[split] == sum(count > limit for count in counts[start:stop]) > 0
 
 
 def test_a_long_text_may_be_an_error(views, word_piece):
-    id_view, text_view = views
+    text_view, codes = views.text_view, views.field_codes
     message = (
         r"texts must have at most 20 tokens, got \d+ longer ones; the longest has \d+: 'user id"
     )
     with pytest.raises(ValueError, match=message):
-        tokenise_pieces(
-            text_view, word_piece, max_tokens=20, split_rows=id_view.split_rows, long_text="error"
-        )
-    tokenise_pieces(
-        text_view, word_piece, max_tokens=512, split_rows=id_view.split_rows, long_text="error"
-    )
+        tokenise_pieces(text_view, codes, word_piece, max_tokens=20, long_text="error")
+    tokenise_pieces(text_view, codes, word_piece, max_tokens=512, long_text="error")
 
 
 def test_active_tokens_are_those_of_train_rows(word_piece):
     pieces = ("name is train.", "name is [UNK].", "name is testonly.", "name is ☃.")
-    text_view = TextView(pieces, np.array([[0], [3], [2], [1]], dtype=np.int32), train_rows=2)
-    found = tokenise_pieces(text_view, word_piece, max_tokens=64, split_rows=(2, 1, 1))
+    text_view = TextView(pieces, (np.arange(4),), np.array([True, False, False, True]))
+    codes = some_codes([[0], [3], [2], [1]], (2, 1, 1))
+    found = tokenise_pieces(text_view, codes, word_piece, max_tokens=64)
     ids = word_piece.token_ids([pieces[0], pieces[3]])
     unknown = word_piece.backend.token_to_id("[UNK]")
     assert unknown in ids[1]  # the snowman
@@ -142,9 +143,10 @@ def test_a_tokenizer_that_joins_over_spaces_is_refused():
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="[PAD] $A [PAD]", special_tokens=[("[PAD]", 1)]
     )
-    text_view = TextView(("a is b.", " c is d."), np.array([[0, 1]], dtype=np.int32), 1)
+    tables = (np.array([0]), np.array([1]))
+    text_view = TextView(("a is b.", " c is d."), tables, np.ones(2, dtype=bool))
     with pytest.raises(ValueError, match=r"must split texts on white space.*'a is b\. c is d\.'"):
-        tokenise_pieces(text_view, tokenizer, max_tokens=10, split_rows=(1, 0, 0))
+        tokenise_pieces(text_view, some_codes([[0, 0]], (1, 0, 0)), tokenizer, max_tokens=10)
 
 
 def test_tokenizers_that_cannot_serve():
@@ -158,5 +160,6 @@ def test_tokenizers_that_cannot_serve():
     )
     with pytest.raises(ValueError, match="tokenizer bare must have a mask token, got none"):
         PieceTokenizer.of(bare, name="bare")
+    empty = TextView((), (), np.zeros(0, dtype=bool))
     with pytest.raises(ValueError, match="max_tokens must be at least 3, got 2"):
-        tokenise_pieces(TextView((), np.empty((0, 1)), 0), bare, max_tokens=2, split_rows=(0, 0, 0))
+        tokenise_pieces(empty, some_codes([[0]], (1, 0, 0)), bare, max_tokens=2)

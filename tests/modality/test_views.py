@@ -6,26 +6,32 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clickprompt.modality import Vocabulary, build_id_view, build_text_view, label_and_split
-from clickprompt.modality.vocabulary import Column
+from clickprompt.modality import Vocabulary
+from clickprompt.modality.columns import Column
+from clickprompt.modality.encoder import ColumnEncoder, as_text
 from clickprompt.parameters import FieldParameters
-from tests.modality.conftest import make_data, make_interactions
+from tests.modality.conftest import make_data, make_interactions, make_views
 
 
-def column(values: list) -> Column:
-    return Column.read(pd.DataFrame({"x": pd.Series(values, dtype=object)}), "x")
+def encode(values: list) -> tuple[list, np.ndarray]:
+    """Distinct values as text, and the code of each row."""
+    encoder = ColumnEncoder()
+    codes = encoder.encode(pa.array(values, from_pandas=True))
+    return [as_text(value) for value in encoder.values], codes
 
 
 def fit(values: list, train: int, **field) -> tuple[Vocabulary, list]:
     """The vocabulary of a column, and the ids of all its rows."""
     parameters = FieldParameters(column="x", name="x", **field)
-    found = column(values)
-    vocabulary = Vocabulary.fit(parameters, found, train)
-    return vocabulary, vocabulary.ids(found.values)[found.codes].tolist()
+    distinct, codes = encode(values)
+    counts = np.bincount(codes[:train], minlength=len(distinct))
+    vocabulary = Vocabulary.fit(parameters, Column("x", distinct, counts))
+    return vocabulary, vocabulary.ids(distinct)[codes].tolist()
 
 
 def none_if_null(value):
@@ -143,53 +149,48 @@ def test_a_vocabulary_survives_json(kind):
 
 
 def test_id_view_against_row_by_row_lookup(interactions, data, views):
-    id_view, _ = views
-    samples = label_and_split(interactions, data)
+    samples = views.samples
     train = samples[samples["split"] == 0]
-    assert (id_view.row_numbers == samples["row"]).all()
-    assert (id_view.labels == samples["label"]).all()
-    assert id_view.split_rows == tuple(np.bincount(samples["split"]))
+    assert (views.field_codes.row_numbers == samples["row"]).all()
+    assert (views.field_codes.labels == samples["label"]).all()
+    assert views.field_codes.split_rows == tuple(np.bincount(samples["split"]))
     for position, name in enumerate(("user_id", "movie_id", "title")):
         counts = Counter(none_if_null(v) for v in train[name])
         minimum = data.fields[position].min_count
         same: dict = {}
-        for value, found in zip(samples[name], id_view.ids[:, position], strict=True):
+        for value, found in zip(samples[name], views.ids[:, position], strict=True):
             value = none_if_null(value)
             assert (found == 0) == (counts[value] < minimum)
             assert same.setdefault(value, found) == found
         known = {i for i in same.values() if i}
-        assert known == set(range(1, id_view.field_sizes[position]))
+        assert known == set(range(1, views.id_view.field_sizes[position]))
 
 
 def test_bag_combinations_point_to_the_members(interactions, data, views):
-    id_view, _ = views
-    samples = label_and_split(interactions, data)
-    members = id_view.bags[3]
-    names = id_view.vocabularies[3].values
-    for cell, combination in zip(samples["genre"], id_view.ids[:, 3], strict=True):
+    members = views.id_view.bags[3]
+    names = views.id_view.vocabularies[3].values
+    for cell, combination in zip(views.samples["genre"], views.ids[:, 3], strict=True):
         cell = none_if_null(cell)
         expected = {None} if cell is None else set(cell.split("|"))
         assert {names[i - 1] for i in members[combination] if i >= 0} == expected
-    assert id_view.field_sizes[3] == 1 + len(names)
+    assert views.id_view.field_sizes[3] == 1 + len(names)
 
 
 def test_train_rows_of_users_and_items_are_counted_on_the_raw_column(interactions, data, views):
-    id_view, _ = views
-    samples = label_and_split(interactions, data)
+    samples, codes = views.samples, views.field_codes.codes
     train = samples[samples["split"] == 0]
     for name, found in (
-        ("user_id", id_view.user_train_rows),
-        ("movie_id", id_view.item_train_rows),  # its min_count is 2: the id view knows less
+        ("user_id", views.id_view.user_train_rows(codes)),
+        ("movie_id", views.id_view.item_train_rows(codes)),  # its min_count is 2: the ids know less
     ):
         counts = Counter(train[name])
         assert found.tolist() == [counts[value] for value in samples[name]]
 
 
 def test_pieces_and_sentences(interactions, data, views):
-    _, text_view = views
-    samples = label_and_split(interactions, data)
-    assert len(set(text_view.pieces)) == len(text_view.pieces)
-    for row, sample in enumerate(samples.to_dict("records")):
+    pieces = views.text_view.pieces
+    assert len(set(pieces)) == len(pieces)
+    for text, sample in zip(views.texts, views.samples.to_dict("records"), strict=True):
         title, genre, pages = (none_if_null(sample[name]) for name in ("title", "genre", "pages"))
         expected = (
             f"user id is {sample['user_id']}. movie id is {sample['movie_id']}. "
@@ -197,14 +198,14 @@ def test_pieces_and_sentences(interactions, data, views):
             f"genre is {genre.replace('|', ', ') if genre else 'unknown'}. "
             f"number of pages is {'unknown' if pages is None else format(pages, 'g')}."
         )
-        assert text_view.text(row) == expected
+        assert text == expected
 
 
 def test_missing_values_are_never_written_as_nan_or_none():
     interactions = make_interactions(60)
     interactions["title"] = None
     data = make_data(missing_word="not given")
-    text_view = build_text_view(label_and_split(interactions, data), data)
+    text_view = make_views(interactions, data).text_view
     assert " movie title is not given." in text_view.pieces
     joined = " ".join(text_view.pieces)
     assert not {"nan", "None", "<NA>"} & set(joined.replace(".", " ").split())
@@ -215,7 +216,7 @@ def test_the_template_keeps_braces_of_values_and_names():
     interactions["title"] = "{field} and {value} in {0}"
     fields = [{"column": "title", "name": "{value}"}]
     data = make_data(fields=fields, template="[{field}: {value}] {x}")
-    text_view = build_text_view(label_and_split(interactions, data), data)
+    text_view = make_views(interactions, data).text_view
     assert text_view.pieces == ("[{value}: {field} and {value} in {0}] {x}",)
 
 
@@ -223,7 +224,7 @@ def test_first_genre_is_an_option():
     interactions = make_interactions(60)
     fields = [{"column": "genre", "name": "genre", "kind": "multi_valued", "multi_valued": "first"}]
     data = make_data(fields=fields)
-    text_view = build_text_view(label_and_split(interactions, data), data)
+    text_view = make_views(interactions, data).text_view
     assert set(text_view.pieces) == {
         "genre is Drama.",
         "genre is War.",
@@ -232,35 +233,31 @@ def test_first_genre_is_an_option():
     }
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-def test_polars_gives_the_same_views(interactions, data, views, lazy):
-    polars = pytest.importorskip("polars")
-    frame = polars.from_pandas(interactions)
-    samples = label_and_split(frame.lazy() if lazy else frame, data)
-    id_view, text_view = build_id_view(samples, data), build_text_view(samples, data)
-    assert id_view.vocabularies == views[0].vocabularies
-    assert (id_view.ids == views[0].ids).all()
-    assert (id_view.user_train_rows == views[0].user_train_rows).all()
-    assert text_view.pieces == views[1].pieces
-    assert (text_view.piece_ids == views[1].piece_ids).all()
-
-
 def test_categoricals_whole_numbers_and_booleans_are_read_as_text():
-    frame = pd.DataFrame(
-        {
-            "c": pd.Categorical(["b", None, "b"], categories=["unused", "b"]),
-            "n": [3, 1, 3],
-            "f": [3.0, 0.1, np.nan],
-            "t": [True, False, True],
-        }
-    )
-    texts = {}
-    for name in frame:
-        found = Column.read(frame, name)
-        texts[name] = [found.values[code] for code in found.codes]
-    assert texts == {
-        "c": ["b", None, "b"],
-        "n": ["3", "1", "3"],
-        "f": ["3", "0.1", None],
-        "t": ["True", "False", "True"],
+    columns = {
+        "c": (pd.Categorical(["b", None, "b"], categories=["unused", "b"]), ["b", None, "b"]),
+        "n": ([3, 1, 3], ["3", "1", "3"]),
+        "f": ([3.0, 0.1, np.nan], ["3", "0.1", None]),
+        "t": ([True, False, True], ["True", "False", "True"]),
     }
+    for name, (cells, texts) in columns.items():
+        values, codes = encode(cells)
+        assert [values[code] for code in codes] == texts, name
+
+
+@given(batches=st.lists(st.lists(st.none() | st.sampled_from(["a", "b", "", "c"]), max_size=6)))
+def test_codes_of_batches_are_those_of_the_whole(batches):
+    """Whatever the cut, equal values have equal codes and a code gives its value back."""
+    encoder = ColumnEncoder()
+    codes = [encoder.encode(pa.array(batch, pa.string())).tolist() for batch in batches]
+    assert [[encoder.values[c] for c in some] for some in codes] == batches
+    assert len(set(encoder.values)) == len(encoder.values)
+
+
+def test_missing_numbers_of_all_kinds_are_one_value():
+    encoder = ColumnEncoder()
+    first = encoder.encode(pa.array([1.5, float("nan"), None], pa.float64()))
+    second = encoder.encode(pa.array([float("nan"), 1.5], pa.float64()))
+    assert first.tolist() == [0, 1, 1]
+    assert second.tolist() == [1, 0]
+    assert encoder.values == [1.5, None]

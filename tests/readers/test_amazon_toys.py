@@ -13,7 +13,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clickprompt.modality import build_text_view, filter_interactions, label_and_split
+from clickprompt.modality import (
+    build_text_view,
+    encode_fields,
+    filter_interactions,
+    label_and_split,
+)
 from clickprompt.parameters import DataParameters
 from clickprompt.readers import ReadResult, json_lines, read_interactions
 
@@ -214,15 +219,17 @@ def test_the_environment_makes_samples_of_every_form(tmp_path):
         filtered, report = filter_interactions(interactions, data)
         assert report == {"rows_removed": 1, "users": 6, "items": 6}
         samples = label_and_split(filtered, data)
+        codes = encode_fields(filtered, samples, data)
+        samples = samples.merge(filtered, on="row", validate="one_to_one")
         threes = sum(rating == 3 for _, _, rating in pairs)
         assert len(samples) == 36 - threes
-        view = build_text_view(samples, data)
+        texts = build_text_view(codes, data).texts(codes.codes)
         title = METADATA[form]()["title"]
         known = f"category is Easels. title is {title}. brand is Scholastic."
         unknown = "category is unknown. title is unknown. brand is unknown."
         for row, (user, item) in enumerate(samples[["user_id", "item_id"]].itertuples(index=False)):
-            texts = unknown if item == "B5" else known
-            assert view.text(row) == f"user id is {user}. item id is {item}. {texts}"
+            rest = unknown if item == "B5" else known
+            assert texts[row] == f"user id is {user}. item id is {item}. {rest}"
 
 
 # --- traps of 2014 ---------------------------------------------------------------------------

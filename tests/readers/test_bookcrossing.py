@@ -693,6 +693,7 @@ def test_environment_reads_labels_and_splits(tmp_path):
         paths[name].write_bytes(raw)
     interactions = read_interactions(paths, data).interactions
     samples = label_and_split(interactions, data)
+    samples = samples.merge(interactions, on="row", validate="one_to_one")
     assert len(samples) == len(interactions)
     implicit = samples[samples["rating"] == 0]
     assert len(implicit)

@@ -180,5 +180,9 @@ def test_project_settings_are_accepted_by_kedro():
 
     configure_project("clickprompt")
     assert settings.DATA_CATALOG_CLASS.__name__ == "WholeFileCatalog"
-    assert [type(hook).__name__ for hook in settings.HOOKS] == ["ParametersHook", "TrackingHook"]
+    assert [type(hook).__name__ for hook in settings.HOOKS] == [
+        "ParametersHook",
+        "SparkHook",
+        "TrackingHook",
+    ]
     assert list(settings.DISABLE_HOOKS_FOR_PLUGINS) == ["kedro_mlflow"]

@@ -16,6 +16,7 @@ from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import ParquetDataset
 
 from clickprompt.datasets import (
+    FieldCodesDataset,
     ModelInputDataset,
     RawFilesDataset,
     TrainedModelDataset,
@@ -146,19 +147,23 @@ def test_model_input_is_saved_from_the_views_and_loaded_mapped(tmp_path):
     from transformers import AutoTokenizer
 
     samples = modality.label_and_split(interactions, data)
-    ids, texts = modality.build_id_view(samples, data), modality.build_text_view(samples, data)
-    tokens = modality.tokenise_pieces(
-        texts,
-        AutoTokenizer.from_pretrained(tmp_path / "plm"),
-        max_tokens=32,
-        split_rows=ids.split_rows,
-    )
+    codes_dataset = FieldCodesDataset(path=str(tmp_path / "field_codes"))
+    assert not codes_dataset.exists()
+    codes_dataset.save((interactions, samples, data))
+    assert codes_dataset.exists()
+    assert {path.name for path in codes_dataset.files()} >= {"codes.npy", "columns.json"}
+    codes = codes_dataset.load()
+    assert isinstance(codes.codes, np.memmap)
+    np.testing.assert_array_equal(codes.row_numbers, samples["row"])
+    ids, texts = modality.build_id_view(codes, data), modality.build_text_view(codes, data)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plm")
+    tokens = modality.tokenise_pieces(texts, codes, tokenizer, max_tokens=32)
     dataset = ModelInputDataset(path=str(tmp_path / "model_input"))
     assert not dataset.exists()
-    dataset.save((ids, texts, tokens))
+    dataset.save((codes, ids, texts, tokens))
     assert dataset.exists()
     loaded = dataset.load()
-    np.testing.assert_array_equal(loaded.ids, ids.ids)
+    np.testing.assert_array_equal(loaded.ids, ids.ids(np.asarray(codes.codes)))
     assert isinstance(loaded.ids, np.memmap)
     assert {path.name for path in dataset.files()} >= {"ids.npy", "metadata.json"}
 

@@ -7,14 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clickprompt.modality import (
-    ModelInput,
-    build_id_view,
-    build_text_view,
-    label_and_split,
-    tokenise_pieces,
-    write_model_input,
-)
+from clickprompt.modality import ModelInput, convert_interactions
 from clickprompt.parameters import (
     ClickStageParameters,
     CTRParameters,
@@ -50,16 +43,14 @@ def make_inputs(folder: Path, *, ratings: int = 700) -> tuple[ModelInput, PLMPar
             "label": {"positive_from": 4, "negative_to": 2.5},
         }
     )
-    samples = label_and_split(read_interactions(raw.files, data).interactions, data)
-    id_view, text_view = build_id_view(samples, data), build_text_view(samples, data)
     write_tiny_encoder(folder / "plm")
-    pieces = tokenise_pieces(
-        text_view,
+    model_input = convert_interactions(
+        read_interactions(raw.files, data).interactions,
+        data,
         folder / "plm" / "tokenizer.json",
+        folder / "model_input",
         max_tokens=64,
-        split_rows=id_view.split_rows,
     )
-    model_input = write_model_input(folder / "model_input", id_view, text_view, pieces)
     return model_input, PLMParameters(source=str(folder / "plm"), keep_layers=None)
 
 

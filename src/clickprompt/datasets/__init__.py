@@ -4,8 +4,17 @@ Nothing here imports torch or mlflow: Kedro imports this package to list the cat
 """
 
 from clickprompt.datasets.catalog import WholeFileCatalog
+from clickprompt.datasets.field_codes import FieldCodesDataset
+from clickprompt.datasets.interactions import InteractionsDataset
 from clickprompt.datasets.model_input import ModelInputDataset
 from clickprompt.datasets.raw_files import RawFilesDataset
 from clickprompt.datasets.trained_model import TrainedModelDataset
 
-__all__ = ["ModelInputDataset", "RawFilesDataset", "TrainedModelDataset", "WholeFileCatalog"]
+__all__ = [
+    "FieldCodesDataset",
+    "InteractionsDataset",
+    "ModelInputDataset",
+    "RawFilesDataset",
+    "TrainedModelDataset",
+    "WholeFileCatalog",
+]

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset
 
 if TYPE_CHECKING:
-    from clickprompt.modality import IdView, ModelInput, PieceTokens, TextView
+    from clickprompt.modality import FieldCodes, IdView, ModelInput, PieceTokens, TextView
 
 
-class ModelInputDataset(AbstractDataset["tuple[IdView, TextView, PieceTokens]", "ModelInput"]):
+class ModelInputDataset(
+    AbstractDataset["tuple[FieldCodes, IdView, TextView, PieceTokens]", "ModelInput"]
+):
     """A folder of ``.npy`` files and ``metadata.json``: saved from both views, loaded mapped.
 
     Args:
@@ -29,7 +31,7 @@ class ModelInputDataset(AbstractDataset["tuple[IdView, TextView, PieceTokens]", 
 
         return ModelInput.open(self._path)
 
-    def save(self, data: tuple[IdView, TextView, PieceTokens]) -> None:
+    def save(self, data: tuple[FieldCodes, IdView, TextView, PieceTokens]) -> None:
         """Write a new folder and rename it into place."""
         from clickprompt.modality import write_model_input
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 
+from clickprompt.modality.encoder import ColumnEncoder
+from clickprompt.modality.engines import in_engine, record_batches
 from clickprompt.modality.samples import require_columns
 from clickprompt.parameters import DataParameters
 
@@ -37,32 +39,56 @@ def filter_interactions(interactions: Any, data: DataParameters) -> tuple[Any, d
     if limits.min_user_rows == limits.min_item_rows == 1:
         return interactions, {"rows_removed": 0, "users": None, "items": None}
     frame: Any = nw.from_native(interactions)
-    require_columns(frame.collect_schema().names(), [data.user, data.item])
-    keys = frame.select("row", user=nw.col(data.user), item=nw.col(data.item))
-    key_table = keys.collect() if isinstance(keys, nw.LazyFrame) else keys
-    user, item = _codes(key_table["user"]), _codes(key_table["item"])
+    keys = {"user": data.user, "item": data.item}
+    columns = [column for column in keys.values() if column is not None]
+    require_columns(frame.collect_schema().names(), columns)
+    encoders = {column: ColumnEncoder() for column in columns}
+    parts: dict[str, list[np.ndarray]] = {column: [] for column in columns}
+    for batch in record_batches(frame, columns):
+        for column in columns:
+            parts[column].append(encoders[column].encode(batch[column]))
+    codes = {column: _from_one(parts[column], encoders[column]) for column in columns}
+    rows = len(codes[columns[0]])  # a limit above 1 needs a column
+    user, item = (
+        np.zeros(rows, np.int32) if column is None else codes[column] for column in keys.values()
+    )
     kept = _core(user, item, limits.min_user_rows, limits.min_item_rows)
     if len(kept) == 0:
         raise ValueError(
-            f"data.filters must leave some rows, got none of {len(user)} with "
+            f"data.filters must leave some rows, got none of {rows} with "
             f"min_user_rows {limits.min_user_rows} and min_item_rows {limits.min_item_rows}"
         )
+    left = {"user": _present(user[kept]), "item": _present(item[kept])}
     report = {
-        "rows_removed": len(user) - len(kept),
-        "users": len(np.unique(user[kept][user[kept] > 0])),
-        "items": len(np.unique(item[kept][item[kept] > 0])),
+        "rows_removed": rows - len(kept),
+        "users": None if data.user is None else len(left["user"]),
+        "items": None if data.item is None else len(left["item"]),
     }
-    if isinstance(frame, nw.LazyFrame):
-        # a lazy frame has no row order to rely on: rows are found by their number
-        rows = key_table.select("row")[kept].lazy(frame.implementation)
-        return frame.join(rows, on="row", how="semi").to_native(), report
-    return nw.maybe_reset_index(frame[kept]).to_native(), report
+    if isinstance(frame, nw.DataFrame):
+        return nw.maybe_reset_index(frame[kept]).to_native(), report
+    # a row is in the core when its user and its item are
+    schema = frame.select(*columns).head(0).collect(backend="pyarrow").to_arrow().schema
+    for key, limit in (("user", limits.min_user_rows), ("item", limits.min_item_rows)):
+        if limit > 1:
+            column = str(keys[key])
+            values = [encoders[column].values[number] for number in left[key] - 1]
+            table = pa.table({column: pa.array(values, schema.field(column).type)})
+            frame = frame.join(in_engine(table, frame), on=column, how="semi")
+    return frame.to_native(), report
 
 
-def _codes(column: nw.Series) -> np.ndarray:
-    """Integers (rows,) that are equal where the values are; 0 for missing ones."""
-    indices = pc.dictionary_encode(column.to_arrow()).indices
-    return pc.add(pc.fill_null(indices, -1), 1).to_numpy(zero_copy_only=False)
+def _from_one(parts: list[np.ndarray], encoder: ColumnEncoder) -> np.ndarray:
+    """Codes (rows,) from 1 on, 0 where the value is missing."""
+    codes = np.concatenate([np.zeros(0, np.int32), *parts]) + 1
+    missing = encoder.code(None)
+    if missing is not None:
+        codes[codes == missing + 1] = 0
+    return codes
+
+
+def _present(codes: np.ndarray) -> np.ndarray:
+    found = np.unique(codes)
+    return found[found > 0]
 
 
 def _core(user: np.ndarray, item: np.ndarray, min_user: int, min_item: int) -> np.ndarray:

@@ -10,7 +10,8 @@ Letters: F fields, P pieces, M members of a bag.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from typing import Any
 import numpy as np
 
 from clickprompt.files import file_digest, recover_folder, replace_folder, value_digest
+from clickprompt.modality.arrays import ArrayFile, chunks, read_rows
+from clickprompt.modality.columns import FieldCodes
 from clickprompt.modality.samples import SPLITS, SplitName
-from clickprompt.modality.tokens import PieceTokens, row_token_counts
+from clickprompt.modality.tokens import PieceTokens
 from clickprompt.modality.views import IdView, TextView
 from clickprompt.modality.vocabulary import Vocabulary
+from clickprompt.progress import RateProgress
 
 FORMAT = 1
 
@@ -34,7 +38,8 @@ class ModelInput:
       number of the combination in ``bags``;
     - ``pieces`` (rows, F) int32: numbers of the text pieces;
     - ``labels`` (rows,) int8; ``row_numbers`` (rows,) int64: ``row`` of the interactions table;
-    - ``user_train_rows``, ``item_train_rows`` (rows,) int32: train rows of the row's user (item);
+    - ``user_train_rows``, ``item_train_rows`` (rows,) int32: train rows of the row's user (item),
+      0 where it is not in train, -1 where the data has no such column;
     - ``piece_tokens`` (all tokens,) int32, ``piece_offsets`` (P + 1,) int64;
     - ``bags``: field position -> (combinations, M) int32 local member ids, padded with -1;
     - ``active_tokens`` (active,) int32: sorted tokens of train rows, special ones excluded;
@@ -130,14 +135,22 @@ class ModelInput:
 
     def text_lengths(self) -> np.ndarray:
         """Tokens of every row, special ones included, after truncation; (rows,) int32."""
-        chunks = row_token_counts(self.pieces, np.diff(self.piece_offsets).astype(np.int32))
-        return np.concatenate([np.minimum(chunk + 2, self.max_tokens) for chunk in chunks])
+        piece_lengths = np.diff(self.piece_offsets).astype(np.int32)
+        lengths = np.empty(len(self.pieces), dtype=np.int32)
+        for rows in chunks(len(lengths)):
+            counts = piece_lengths[read_rows(self.pieces, rows)].sum(axis=1, dtype=np.int32)
+            lengths[rows] = np.minimum(counts + 2, self.max_tokens)
+        return lengths
 
 
 def write_model_input(
-    folder: str | Path, id_view: IdView, text_view: TextView, piece_tokens: PieceTokens
+    folder: str | Path,
+    field_codes: FieldCodes,
+    id_view: IdView,
+    text_view: TextView,
+    piece_tokens: PieceTokens,
 ) -> ModelInput:
-    """Write both views and the tokens of the pieces; an older folder is replaced.
+    """Look every row up in both views and write what is found; an older folder is replaced.
 
     Returns:
         The model input, opened.
@@ -146,15 +159,8 @@ def write_model_input(
         OSError: it could not be written, e.g. because the disk is full; the old folder is
             unchanged and nothing half-written is left.
     """
-    assert len(id_view.ids) == len(text_view.piece_ids)
     tokenizer = piece_tokens.tokenizer
     arrays = {
-        "ids": id_view.ids,
-        "pieces": text_view.piece_ids,
-        "labels": id_view.labels,
-        "row_numbers": id_view.row_numbers,
-        "user_train_rows": id_view.user_train_rows,
-        "item_train_rows": id_view.item_train_rows,
         "piece_tokens": piece_tokens.tokens,
         "piece_offsets": piece_tokens.offsets,
         "active_tokens": piece_tokens.active_tokens,
@@ -166,7 +172,7 @@ def write_model_input(
         "fields": fields,
         "field_sizes": list(id_view.field_sizes),
         "bag_fields": list(id_view.bags),
-        "split_rows": list(id_view.split_rows),
+        "split_rows": list(field_codes.split_rows),
         "special_tokens": {
             "cls": tokenizer.cls_id,
             "sep": tokenizer.sep_id,
@@ -181,31 +187,60 @@ def write_model_input(
         "pieces": len(text_view.pieces),
     }
     vocabularies = [vocabulary.as_dict() for vocabulary in id_view.vocabularies]
-    _replace_folder(Path(folder), arrays, metadata, vocabularies)
+
+    def write(aside: Path) -> None:
+        for name, array in arrays.items():
+            np.save(aside / f"{name}.npy", array, allow_pickle=False)
+        _write_rows(aside, field_codes, id_view, text_view)
+        text = json.dumps(vocabularies, ensure_ascii=False)
+        (aside / "vocabularies.json").write_text(text, encoding="utf-8")
+        _write_metadata(aside, metadata)
+
+    replace_folder(Path(folder), write)
     return ModelInput.open(folder, verify=False)
 
 
-def _replace_folder(
-    folder: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, Any], vocabularies: Any
+def _write_rows(
+    folder: Path, field_codes: FieldCodes, id_view: IdView, text_view: TextView
 ) -> None:
-    def write(aside: Path) -> None:
-        files: dict[str, dict[str, Any]] = {}
-        for name, array in arrays.items():
-            path = aside / f"{name}.npy"
-            np.save(path, array, allow_pickle=False)
-            files[path.name] = {"shape": list(array.shape), "dtype": str(array.dtype)}
-        text = json.dumps(vocabularies, ensure_ascii=False)
-        (aside / "vocabularies.json").write_text(text, encoding="utf-8")
-        files["vocabularies.json"] = {}
-        for name, entry in files.items():
-            entry["bytes"] = (aside / name).stat().st_size
-            entry["sha256"] = file_digest(aside / name)
-        whole = {**metadata, "files": files}
-        whole["digest"] = value_digest(whole)
-        text = json.dumps(whole, indent=1, ensure_ascii=False)
-        (aside / "metadata.json").write_text(text, encoding="utf-8")
+    """What every row has of its own, a piece at a time."""
+    rows, fields = len(field_codes.codes), len(id_view.tables)
+    views: dict[str, tuple[tuple[int, ...], Callable[[np.ndarray], np.ndarray]]] = {
+        "ids": ((rows, fields), id_view.ids),
+        "pieces": ((rows, fields), text_view.piece_ids),
+        "user_train_rows": ((rows,), id_view.user_train_rows),
+        "item_train_rows": ((rows,), id_view.item_train_rows),
+    }
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context(ArrayFile(folder / f"{name}.npy", shape, np.int32))
+            for name, (shape, _) in views.items()
+        }
+        bar = stack.enter_context(RateProgress("writing the model input", total=rows))
+        for name in ("labels", "row_numbers"):
+            array = getattr(field_codes, name)
+            copy = stack.enter_context(ArrayFile(folder / f"{name}.npy", (rows,), array.dtype))
+            for part in chunks(rows):
+                copy.write(part.start, read_rows(array, part))
+        for part, codes in field_codes.chunks():
+            for name, (_, view) in views.items():
+                files[name].write(part.start, view(codes))
+            bar.advance(len(codes))
 
-    replace_folder(folder, write)
+
+def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Describe the files that are there: shapes, sizes and digests, and one digest of all."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.iterdir()):
+        entry: dict[str, Any] = {}
+        if path.suffix == ".npy":
+            array = np.load(path, mmap_mode=None if path.stat().st_size < 1 << 16 else "r")
+            entry = {"shape": list(array.shape), "dtype": str(array.dtype)}
+        files[path.name] = {**entry, "bytes": path.stat().st_size, "sha256": file_digest(path)}
+    whole = {**metadata, "files": files}
+    whole["digest"] = value_digest(whole)
+    text = json.dumps(whole, indent=1, ensure_ascii=False)
+    (folder / "metadata.json").write_text(text, encoding="utf-8")
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clickprompt.modality.arrays import chunks, read_rows
 from clickprompt.modality.model_input import ModelInput
 from clickprompt.modality.samples import SPLITS, SplitName
 from clickprompt.modality.vocabulary import OUT_OF_VOCABULARY
@@ -56,7 +57,7 @@ def build_data_report(
         },
         **{kind: dict(read_report[kind]) for kind in ("dropped", "repaired", "skipped")},
         "splits": {split: _split_facts(model_input, split) for split in SPLITS},
-        "fields": [_field_facts(model_input, field) for field in range(len(metadata["fields"]))],
+        "fields": _field_facts(model_input),
         "tokens": {
             "mean": float(lengths.mean()),
             "median": float(np.median(lengths)),
@@ -141,17 +142,24 @@ def _split_facts(model_input: ModelInput, split: SplitName) -> dict[str, Any]:
     }
 
 
-def _field_facts(model_input: ModelInput, field: int) -> dict[str, Any]:
-    described = model_input.metadata["fields"][field]
-    unseen = {}
-    for split in SPLITS:
-        ids = np.asarray(model_input.ids[model_input.rows(split)])[:, field]
-        if field in model_input.bags:  # the known members of a combination stand first
-            ids = model_input.bags[field][ids, 0]
-        unseen[split] = float((ids == OUT_OF_VOCABULARY).mean())
-    return {
-        "name": described["name"],
-        "column": described["column"],
-        "vocabulary": model_input.field_sizes[field] - 1,
-        "out_of_vocabulary": unseen,
-    }
+def _field_facts(model_input: ModelInput) -> list[dict[str, Any]]:
+    described = model_input.metadata["fields"]
+    ends = np.cumsum(model_input.metadata["split_rows"])
+    unseen = np.zeros((len(SPLITS), len(described)), dtype=np.int64)
+    for part in chunks(len(model_input.ids)):
+        ids = read_rows(model_input.ids, part)
+        for field, members in model_input.bags.items():
+            ids[:, field] = members[ids[:, field], 0]  # the known ones of a bag stand first
+        out = ids == OUT_OF_VOCABULARY
+        for split, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
+            unseen[split] += out[max(start - part.start, 0) : max(stop - part.start, 0)].sum(axis=0)
+    shares = unseen / np.array(model_input.metadata["split_rows"])[:, None]
+    return [
+        {
+            "name": described[field]["name"],
+            "column": described[field]["column"],
+            "vocabulary": model_input.field_sizes[field] - 1,
+            "out_of_vocabulary": dict(zip(SPLITS, map(float, shares[:, field]), strict=True)),
+        }
+        for field in range(len(described))
+    ]

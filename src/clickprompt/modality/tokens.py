@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,11 +19,14 @@ from typing import Any, Literal
 import numpy as np
 import tokenizers
 
+from clickprompt.modality.arrays import read_rows
+from clickprompt.modality.columns import FieldCodes
 from clickprompt.modality.samples import SPLITS
 from clickprompt.modality.views import TextView
+from clickprompt.progress import RateProgress
 
-ROWS_PER_CHUNK = 1 << 18
 CHECKED_ROWS = 64
+PIECES_PER_CALL = 1 << 15  # the tokenizer makes large objects of them
 
 
 @dataclass(frozen=True)
@@ -125,19 +128,19 @@ class PieceTokens:
 
 def tokenise_pieces(
     text_view: TextView,
+    field_codes: FieldCodes,
     tokenizer: Any,
     *,
     max_tokens: int,
-    split_rows: tuple[int, int, int],
     long_text: Literal["cut", "error"] = "cut",
 ) -> PieceTokens:
     """Tokenise the pieces in one batch call.
 
     Args:
         text_view: the pieces.
+        field_codes: the rows that are made of them.
         tokenizer: see ``PieceTokenizer.of``.
         max_tokens: longest text of a row, special tokens included; at most the position limit.
-        split_rows: rows of train, valid and test.
         long_text: whether a longer row loses tokens or is an error.
 
     Raises:
@@ -147,31 +150,26 @@ def tokenise_pieces(
     if max_tokens < 3:
         raise ValueError(f"max_tokens must be at least 3, got {max_tokens}")
     fast = PieceTokenizer.of(tokenizer)
-    ids = fast.token_ids(list(text_view.pieces))
-    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    tokens = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(offsets[-1]))
-    _check_sentences(text_view, fast, ids)
+    tokens, offsets = _token_table(text_view.pieces, fast)
+    _check_sentences(text_view, field_codes, fast, tokens, offsets)
     piece_lengths = np.diff(offsets).astype(np.int32)
-    truncated = _truncated(text_view, piece_lengths, max_tokens, split_rows, long_text)
-    used = np.zeros(len(text_view.pieces), dtype=bool)
-    for start in range(0, text_view.train_rows, ROWS_PER_CHUNK):
-        stop = min(start + ROWS_PER_CHUNK, text_view.train_rows)
-        used[text_view.piece_ids[start:stop]] = True
-    active = np.unique(tokens[np.repeat(used, piece_lengths)])
+    truncated = _truncated(text_view, field_codes, piece_lengths, max_tokens, long_text)
+    active = np.unique(tokens[np.repeat(text_view.in_train, piece_lengths)])
     active = np.setdiff1d(active, fast.special_ids).astype(np.int32)
     return PieceTokens(fast, tokens, offsets, active, max_tokens, truncated)
 
 
-def row_token_counts(pieces: np.ndarray, piece_lengths: np.ndarray) -> Iterator[np.ndarray]:
-    """Tokens per row before truncation, special tokens excluded, chunk by chunk.
-
-    Args:
-        pieces: (rows, F) piece ids, possibly memory-mapped.
-        piece_lengths: (P,) tokens of each piece.
-    """
-    for start in range(0, len(pieces), ROWS_PER_CHUNK):
-        yield piece_lengths[pieces[start : start + ROWS_PER_CHUNK]].sum(axis=1, dtype=np.int32)
+def _token_table(pieces: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of all pieces in a row, and where each piece begins (P + 1,)."""
+    tokens, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    with RateProgress("tokenising pieces", total=len(pieces)) as bar:
+        for start in range(0, len(pieces), PIECES_PER_CALL):
+            ids = fast.token_ids(list(pieces[start : start + PIECES_PER_CALL]))
+            lengths.append(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)))
+            count = int(lengths[-1].sum())
+            tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=count))
+            bar.advance(len(ids))
+    return np.concatenate(tokens), np.cumsum(np.concatenate(lengths))
 
 
 def kept_lengths(lengths_BF: np.ndarray, budget: int) -> np.ndarray:
@@ -201,33 +199,52 @@ def kept_lengths(lengths_BF: np.ndarray, budget: int) -> np.ndarray:
 
 def _truncated(
     text_view: TextView,
+    field_codes: FieldCodes,
     piece_lengths: np.ndarray,
     max_tokens: int,
-    split_rows: tuple[int, int, int],
     long_text: str,
 ) -> dict[str, int]:
-    counts = np.concatenate(list(row_token_counts(text_view.piece_ids, piece_lengths))) + 2
-    over = counts > max_tokens
+    """Rows of each split that are longer than ``max_tokens``."""
+    tables = [piece_lengths[table] for table in text_view.tables]
+    ends = np.cumsum(field_codes.split_rows)
+    over = np.zeros(3, dtype=np.int64)
+    longest, length = 0, 0
+    for rows, codes in field_codes.chunks():
+        counts = np.full(len(codes), 2, dtype=np.int32)
+        for position, table in enumerate(tables):
+            counts += table[codes[:, position]]
+        if counts.max() > length:
+            longest, length = rows.start + int(counts.argmax()), int(counts.max())
+        long = rows.start + np.flatnonzero(counts > max_tokens)
+        over += np.bincount(np.searchsorted(ends, long, side="right"), minlength=3)
     if long_text == "error" and over.any():
-        row = int(counts.argmax())
+        text = text_view.texts(read_rows(field_codes.codes, slice(longest, longest + 1)))[0]
         raise ValueError(
             f"texts must have at most {max_tokens} tokens, got {int(over.sum())} longer ones; the "
-            f"longest has {int(counts[row])}: {text_view.text(row)[:200]!r}; "
-            f"plm.long_text: cut shortens them"
+            f"longest has {length}: {text[:200]!r}; plm.long_text: cut shortens them"
         )
-    parts = np.split(over, np.cumsum(split_rows)[:2])
-    return {name: int(part.sum()) for name, part in zip(SPLITS, parts, strict=True)}
+    return {name: int(count) for name, count in zip(SPLITS, over, strict=True)}
 
 
-def _check_sentences(text_view: TextView, fast: PieceTokenizer, ids: list[list[int]]) -> None:
+def _check_sentences(
+    text_view: TextView,
+    field_codes: FieldCodes,
+    fast: PieceTokenizer,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+) -> None:
     """Compare pieces with whole sentences on evenly spaced rows."""
-    rows = np.unique(np.linspace(0, len(text_view.piece_ids) - 1, CHECKED_ROWS).astype(int))
-    for row, whole in zip(rows, fast.token_ids([text_view.text(r) for r in rows]), strict=True):
-        joined = list(chain.from_iterable(ids[piece] for piece in text_view.piece_ids[row]))
-        if joined != whole:
+    rows = np.unique(np.linspace(0, len(field_codes.codes) - 1, CHECKED_ROWS).astype(int))
+    codes = np.concatenate([read_rows(field_codes.codes, slice(row, row + 1)) for row in rows])
+    texts = text_view.texts(codes)
+    for pieces, text, whole in zip(
+        text_view.piece_ids(codes), texts, fast.token_ids(texts), strict=True
+    ):
+        parts = [tokens[offsets[piece] : offsets[piece + 1]] for piece in pieces]
+        if np.concatenate(parts).tolist() != whole:
             raise ValueError(
                 f"tokenizer {fast.name} must split texts on white space, got other tokens for the "
-                f"sentence {text_view.text(row)!r} than for its pieces"
+                f"sentence {text!r} than for its pieces"
             )
 
 

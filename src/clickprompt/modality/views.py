@@ -1,19 +1,20 @@
-"""Samples -> the two views: local ids of an embedding table, and pieces of text.
+"""Field codes -> the two views: local ids of an embedding table, and pieces of text.
 
-Letters: F fields, P pieces.
+Both are tables over the distinct values of each field; a row's ids and pieces are looked up there
+by its codes, so that a view is small however many rows there are.
+
+Letters: C columns, F fields, P pieces.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
-import narwhals as nw
 import numpy as np
 
-from clickprompt.modality.samples import split_rows
-from clickprompt.modality.vocabulary import Column, Vocabulary, cell_text
+from clickprompt.modality.columns import FieldCodes
+from clickprompt.modality.vocabulary import Vocabulary, cell_text
 from clickprompt.parameters import DataParameters, FieldParameters
 
 
@@ -21,105 +22,122 @@ from clickprompt.parameters import DataParameters, FieldParameters
 class IdView:
     """The ID view (section 1 of docs/method.md).
 
-    - ``ids`` (rows, F) int32: local ids; for a bag field the number of the combination;
+    - ``tables``: for each field (values,) int32, the local id of each distinct value; for a bag
+      field the number of its combination;
     - ``bags``: field position -> (combinations, M) int32 local member ids, padded with -1;
-    - ``labels`` (rows,) int8, ``row_numbers`` (rows,) int64;
-    - ``user_train_rows``, ``item_train_rows`` (rows,) int32: number of train rows of the row's
-      user (item), counted on the raw column; 0 = not in train;
-    - ``split_rows``: rows of train, valid and test, which follow each other in this order.
+    - ``user``, ``item``: column of the codes and (values,) int32 train rows of each user (item);
+      None where the data has none.
     """
 
     vocabularies: tuple[Vocabulary, ...]
-    ids: np.ndarray
+    tables: tuple[np.ndarray, ...]
     bags: dict[int, np.ndarray]
-    labels: np.ndarray
-    row_numbers: np.ndarray
-    user_train_rows: np.ndarray
-    item_train_rows: np.ndarray
-    split_rows: tuple[int, int, int]
+    user: tuple[int, np.ndarray] | None
+    item: tuple[int, np.ndarray] | None
 
     @property
     def field_sizes(self) -> tuple[int, ...]:
         """Embedding rows of every field, row 0 included."""
         return tuple(vocabulary.size for vocabulary in self.vocabularies)
 
+    def ids(self, codes: np.ndarray) -> np.ndarray:
+        """Local ids (n, F) int32 of rows with these codes (n, C)."""
+        return _look_up(self.tables, codes)
+
+    def user_train_rows(self, codes: np.ndarray) -> np.ndarray:
+        """Train rows of each row's user, counted on the raw column; 0 = not in train, -1 = no user.
+
+        Args:
+            codes: (n, C).
+
+        Returns:
+            (n,) int32.
+        """
+        return _train_rows(self.user, codes)
+
+    def item_train_rows(self, codes: np.ndarray) -> np.ndarray:
+        """The same for the item."""
+        return _train_rows(self.item, codes)
+
 
 @dataclass(frozen=True)
 class TextView:
-    """The text view: distinct pieces, and which of them each row is made of.
+    """The text view: distinct pieces, and which of them each value is written as.
 
     - ``pieces`` (P,): texts like "genre is Drama."; from the second field on they start with
       the space that joins them to the piece before;
-    - ``piece_ids`` (rows, F) int32;
-    - ``train_rows``: the first rows, of the train split.
+    - ``tables``: for each field (values,) int32, the piece of each distinct value;
+    - ``in_train`` (P,) bool: whether a train row has the piece.
     """
 
     pieces: tuple[str, ...]
-    piece_ids: np.ndarray
-    train_rows: int
+    tables: tuple[np.ndarray, ...]
+    in_train: np.ndarray
 
-    def text(self, row: int) -> str:
-        """The whole sentence of one row."""
-        return "".join(self.pieces[piece] for piece in self.piece_ids[row])
+    def piece_ids(self, codes: np.ndarray) -> np.ndarray:
+        """Pieces (n, F) int32 of rows with these codes (n, C)."""
+        return _look_up(self.tables, codes)
+
+    def texts(self, codes: np.ndarray) -> list[str]:
+        """The whole sentences of rows with these codes (n, C)."""
+        return ["".join(self.pieces[p] for p in row) for row in self.piece_ids(codes).tolist()]
 
 
-def build_id_view(samples: Any, data: DataParameters) -> IdView:
-    """Fit the vocabularies on the train rows and look every row up.
+def build_id_view(field_codes: FieldCodes, data: DataParameters) -> IdView:
+    """Fit the vocabularies on the train rows and look every distinct value up.
 
     Args:
-        samples: what ``label_and_split`` returned.
+        field_codes: what ``encode_fields`` returned.
         data: fields, user and item.
 
     Raises:
         ValueError: a value of a numeric field is not a finite number.
     """
-    counts = split_rows(_numbers(samples, "split"))
-    labels = _numbers(samples, "label").astype(np.int8)
-    ids = np.empty((len(labels), len(data.fields)), dtype=np.int32)
     vocabularies: list[Vocabulary] = []
+    tables: list[np.ndarray] = []
     bags: dict[int, np.ndarray] = {}
     for position, field in enumerate(data.fields):
-        column = Column.read(samples, field.column)
-        vocabulary = Vocabulary.fit(field, column, counts[0])
+        column = field_codes.columns[position]
+        vocabulary = Vocabulary.fit(field, column)
         found = vocabulary.ids(column.values)
         if vocabulary.is_bag:
             bags[position], combination = np.unique(found, axis=0, return_inverse=True)
             found = combination.reshape(-1).astype(np.int32)
-        ids[:, position] = found[column.codes]
+        tables.append(found)
         vocabularies.append(vocabulary)
-    return IdView(
-        vocabularies=tuple(vocabularies),
-        ids=ids,
-        bags=bags,
-        labels=labels,
-        row_numbers=_numbers(samples, "row").astype(np.int64),
-        user_train_rows=_train_rows(samples, data.user, counts[0]),
-        item_train_rows=_train_rows(samples, data.item, counts[0]),
-        split_rows=counts,
-    )
+
+    def counted(name: str | None) -> tuple[int, np.ndarray] | None:
+        if name is None:
+            return None
+        position = field_codes.position(name)
+        return position, field_codes.columns[position].train_counts.astype(np.int32)
+
+    return IdView(tuple(vocabularies), tuple(tables), bags, counted(data.user), counted(data.item))
 
 
-def build_text_view(samples: Any, data: DataParameters) -> TextView:
+def build_text_view(field_codes: FieldCodes, data: DataParameters) -> TextView:
     """Write every distinct (field, value) as a piece of text.
 
     Missing values are written with ``data.missing_word``.
     """
-    train = split_rows(_numbers(samples, "split"))[0]
     pieces: list[str] = []
-    piece_ids: np.ndarray | None = None
+    tables: list[np.ndarray] = []
+    in_train: list[np.ndarray] = []
     for position, field in enumerate(data.fields):
-        column = Column.read(samples, field.column)
+        column = field_codes.columns[position]
         numbers: dict[str, int] = {}
-        of_value = np.empty(len(column.values), dtype=np.int32)
-        for order in np.argsort([value or "" for value in column.values], kind="stable"):
-            text = piece_text(column.values[order], field, data, first=position == 0)
-            of_value[order] = numbers.setdefault(text, len(pieces) + len(numbers))
+        table = np.empty(len(column.values), dtype=np.int32)
+        # in the order of the values: the same pieces for any order of the rows
+        ordered = sorted(enumerate(column.values), key=lambda v: (v[1] or "", v[1] is not None))
+        for code, value in ordered:
+            text = piece_text(value, field, data, first=position == 0)
+            table[code] = numbers.setdefault(text, len(pieces) + len(numbers))
+        used = np.zeros(len(numbers), dtype=bool)
+        used[table[column.train_counts > 0] - len(pieces)] = True
         pieces.extend(numbers)
-        if piece_ids is None:
-            piece_ids = np.empty((len(column.codes), len(data.fields)), dtype=np.int32)
-        piece_ids[:, position] = of_value[column.codes]
-    assert piece_ids is not None
-    return TextView(tuple(pieces), piece_ids, train)
+        tables.append(table)
+        in_train.append(used)
+    return TextView(tuple(pieces), tuple(tables), np.concatenate(in_train))
 
 
 def piece_text(
@@ -135,13 +153,15 @@ def piece_text(
     return filled if first else " " + filled
 
 
-def _train_rows(samples: Any, name: str, train: int) -> np.ndarray:
-    column = Column.read(samples, name)
-    return column.train_counts(train)[column.codes].astype(np.int32)
+def _look_up(tables: tuple[np.ndarray, ...], codes: np.ndarray) -> np.ndarray:
+    found = np.empty((len(codes), len(tables)), dtype=np.int32)
+    for position, table in enumerate(tables):
+        found[:, position] = table[codes[:, position]]
+    return found
 
 
-def _numbers(samples: Any, name: str) -> np.ndarray:
-    frame: Any = nw.from_native(samples).select(name)
-    if isinstance(frame, nw.LazyFrame):
-        frame = frame.collect()
-    return np.asarray(frame[name].to_numpy())
+def _train_rows(column: tuple[int, np.ndarray] | None, codes: np.ndarray) -> np.ndarray:
+    if column is None:
+        return np.full(len(codes), -1, dtype=np.int32)
+    position, counts = column
+    return counts[codes[:, position]]

@@ -1,8 +1,4 @@
-"""Field values -> local ids, fitted on train rows only; row 0 is out-of-vocabulary.
-
-A column is read once, as codes into its distinct values; everything after that works on
-the distinct values.
-"""
+"""Distinct values of a field -> local ids, fitted on train rows only; 0 is out-of-vocabulary."""
 
 from __future__ import annotations
 
@@ -10,59 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import narwhals as nw
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from clickprompt.modality.columns import Column
 from clickprompt.parameters import FieldParameters
 
 OUT_OF_VOCABULARY = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column as ``codes`` (rows,) int32 into ``values``, its distinct values as text.
-
-    A missing value is None; numbers are written without a trailing ``.0``.
-    """
-
-    name: str
-    codes: np.ndarray
-    values: list[str | None]
-
-    @classmethod
-    def read(cls, samples: Any, name: str) -> Column:
-        """Read one column of a pandas, Polars or Polars lazy frame."""
-        frame: Any = nw.from_native(samples).select(name)
-        if isinstance(frame, nw.LazyFrame):
-            frame = frame.collect()
-        array = frame[name].to_arrow()
-        if isinstance(array, pa.ChunkedArray):
-            array = array.combine_chunks()
-        if pa.types.is_dictionary(array.type):
-            array = array.cast(array.type.value_type)  # a category may be unused or null
-        encoded = pc.dictionary_encode(array)
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
-        values: list[str | None] = [_text(value) for value in encoded.dictionary.to_pylist()]
-        indices = encoded.indices
-        if indices.null_count:
-            indices = pc.fill_null(indices, len(values))
-            values.append(None)
-        return cls(name, indices.to_numpy(zero_copy_only=False).astype(np.int32), values)
-
-    def train_counts(self, train: int) -> np.ndarray:
-        """How often each value occurs in the first ``train`` rows; (values,) int64."""
-        return np.bincount(self.codes[:train], minlength=len(self.values))
-
-
-def _text(value: Any) -> str | None:
-    if value is None or value != value:
-        return None
-    if isinstance(value, float):
-        return format(value, ".15g")
-    return str(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +40,13 @@ class Vocabulary:
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
-    def fit(cls, parameters: FieldParameters, column: Column, train: int) -> Vocabulary:
-        """Fit on the first ``train`` rows of the column.
+    def fit(cls, parameters: FieldParameters, column: Column) -> Vocabulary:
+        """Fit on the values that train rows have.
 
         Raises:
             ValueError: a value of a numeric field is not a finite number.
         """
-        counts = column.train_counts(train)
+        counts = column.train_counts
         if parameters.kind == "numeric":
             numbers = _as_numbers(column.values, parameters)
             seen = (counts > 0) & ~np.isnan(numbers)

@@ -21,11 +21,11 @@ from clickprompt.parameters import (
     StageParameters,
     TrainingParameters,
 )
+from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
 from clickprompt.training.machine import Machine, release_freed_memory
 from clickprompt.training.objectives import Objective
 from clickprompt.training.optimizer import build_optimizer, rate_factor, set_rates
-from clickprompt.training.progress import StageProgress
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def fit(
     total = steps * stage.epochs
     done = progress.epoch * steps + progress.step
     last_save = clock = time.monotonic()
-    bar = StageProgress(name, total=total, done=done)
+    bar = RateProgress(name, total=total, done=done, unit="step")
     with bar:
         while not progress.finished:
             batches = objective.batches(progress.epoch)

@@ -36,6 +36,7 @@ from clickprompt.parameters import (
     TrainingParameters,
 )
 from clickprompt.plm import PromptedEncoder, load_encoder, load_mlm_head, resolve_source
+from clickprompt.progress import clock
 from clickprompt.prompts import PromptGenerator
 from clickprompt.training.files import (
     check_folder,
@@ -47,7 +48,6 @@ from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import ClickObjective, MaskedTokenObjective, Objective
 from clickprompt.training.optimizer import PARTS
-from clickprompt.training.progress import clock
 from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS, TrainedModel
 
 logger = logging.getLogger(__name__)

@@ -4,11 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from clickprompt.parameters import DataParameters
+from clickprompt.readers import InteractionStream
 
 
-def read_raw_files(raw_files: dict[str, Path], data: DataParameters) -> tuple[Any, dict[str, Any]]:
-    """Read the published files: the interactions table, and which rows were dropped and why."""
-    from clickprompt.readers import read_interactions
+def read_raw_files(raw_files: dict[str, Path], data: DataParameters) -> InteractionStream:
+    """Open the published files; the dataset reads and writes them batch by batch."""
+    from clickprompt.readers import stream_interactions
 
-    result = read_interactions(raw_files, data)
-    return result.interactions, result.report
+    return stream_interactions(raw_files, data)
+
+
+def report_ingestion(interactions_report: dict[str, Any]) -> dict[str, Any]:
+    """Show which rows were dropped or repaired, and why."""
+    return interactions_report

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from clickprompt.pipelines.ingestion.nodes import read_raw_files
+from clickprompt.pipelines.ingestion.nodes import read_raw_files, report_ingestion
 
 
 def create_pipeline() -> Pipeline:
@@ -12,9 +12,15 @@ def create_pipeline() -> Pipeline:
             Node(
                 read_raw_files,
                 inputs=["raw_files", "params:data"],
-                outputs=["interactions", "ingestion_report"],
+                outputs="interactions@stream",
                 name="read_raw_files",
-            )
+            ),
+            Node(
+                report_ingestion,
+                inputs="interactions@stream",
+                outputs="ingestion_report",
+                name="report_ingestion",
+            ),
         ],
         namespace="ingestion",
         prefix_datasets_with_namespace=False,

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from clickprompt.modality import IdView, ModelInput, PieceTokens, TextView
+import pandas as pd
+
+from clickprompt.modality import FieldCodes, IdView, ModelInput, PieceTokens, TextView
 from clickprompt.parameters import DataParameters, PLMParameters
 
 
@@ -13,46 +15,55 @@ def filter_interactions(interactions: Any, data: DataParameters) -> tuple[Any, d
     return modality.filter_interactions(interactions, data)
 
 
-def label_and_split(filtered_interactions: Any, data: DataParameters) -> Any:
+def label_and_split(filtered_interactions: Any, data: DataParameters) -> pd.DataFrame:
     """Give every row a label and a split; rows between the classes are left out."""
     from clickprompt import modality
 
     return modality.label_and_split(filtered_interactions, data)
 
 
-def build_id_view(samples: Any, data: DataParameters) -> IdView:
+def encode_fields(
+    filtered_interactions: Any, samples: pd.DataFrame, data: DataParameters
+) -> tuple[Any, pd.DataFrame, DataParameters]:
+    """Number the distinct values of every column; the dataset reads and writes batch by batch."""
+    return filtered_interactions, samples, data
+
+
+def build_id_view(field_codes: FieldCodes, data: DataParameters) -> IdView:
     """Fit the vocabularies on train and look every value up."""
     from clickprompt import modality
 
-    return modality.build_id_view(samples, data)
+    return modality.build_id_view(field_codes, data)
 
 
-def build_text_view(samples: Any, data: DataParameters) -> TextView:
+def build_text_view(field_codes: FieldCodes, data: DataParameters) -> TextView:
     """Write every distinct value of every field as a piece of text."""
     from clickprompt import modality
 
-    return modality.build_text_view(samples, data)
+    return modality.build_text_view(field_codes, data)
 
 
-def tokenise_pieces(text_view: TextView, id_view: IdView, plm: PLMParameters) -> PieceTokens:
+def tokenise_pieces(
+    text_view: TextView, field_codes: FieldCodes, plm: PLMParameters
+) -> PieceTokens:
     """Tokenise every piece once, with the language model's tokenizer."""
     from clickprompt import modality
     from clickprompt.plm import load_tokenizer
 
     return modality.tokenise_pieces(
         text_view,
+        field_codes,
         load_tokenizer(plm),
         max_tokens=_longest_text(plm),
-        split_rows=id_view.split_rows,
         long_text=plm.long_text,
     )
 
 
 def assemble_model_input(
-    id_view: IdView, text_view: TextView, piece_tokens: PieceTokens
-) -> tuple[IdView, TextView, PieceTokens]:
+    field_codes: FieldCodes, id_view: IdView, text_view: TextView, piece_tokens: PieceTokens
+) -> tuple[FieldCodes, IdView, TextView, PieceTokens]:
     """Put both views together; the dataset writes them as memory-mapped arrays."""
-    return id_view, text_view, piece_tokens
+    return field_codes, id_view, text_view, piece_tokens
 
 
 def report_data(

@@ -1,4 +1,4 @@
-"""Interactions -> filtered interactions -> labelled samples -> the two views -> arrays."""
+"""Interactions -> filtered -> labelled samples -> field codes -> the two views -> arrays."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,6 +6,7 @@ from clickprompt.pipelines.modality_conversion.nodes import (
     assemble_model_input,
     build_id_view,
     build_text_view,
+    encode_fields,
     filter_interactions,
     label_and_split,
     report_data,
@@ -14,12 +15,12 @@ from clickprompt.pipelines.modality_conversion.nodes import (
 
 
 def create_pipeline() -> Pipeline:
-    """Filter, labels and split, the ID view, the text view, and both as integer arrays."""
+    """Filter, labels and split, codes, the ID view, the text view, and both as integer arrays."""
     return Pipeline(
         [
             Node(
                 filter_interactions,
-                inputs=["interactions", "params:data"],
+                inputs=["interactions@frame", "params:data"],
                 outputs=["filtered_interactions", "filter_report"],
                 name="filter_interactions",
             ),
@@ -30,26 +31,32 @@ def create_pipeline() -> Pipeline:
                 name="label_and_split",
             ),
             Node(
+                encode_fields,
+                inputs=["filtered_interactions", "samples", "params:data"],
+                outputs="field_codes",
+                name="encode_fields",
+            ),
+            Node(
                 build_id_view,
-                inputs=["samples", "params:data"],
+                inputs=["field_codes", "params:data"],
                 outputs="id_view",
                 name="build_id_view",
             ),
             Node(
                 build_text_view,
-                inputs=["samples", "params:data"],
+                inputs=["field_codes", "params:data"],
                 outputs="text_view",
                 name="build_text_view",
             ),
             Node(
                 tokenise_pieces,
-                inputs=["text_view", "id_view", "params:plm"],
+                inputs=["text_view", "field_codes", "params:plm"],
                 outputs="piece_tokens",
                 name="tokenise_pieces",
             ),
             Node(
                 assemble_model_input,
-                inputs=["id_view", "text_view", "piece_tokens"],
+                inputs=["field_codes", "id_view", "text_view", "piece_tokens"],
                 outputs="model_input",
                 name="assemble_model_input",
             ),

@@ -1,4 +1,4 @@
-"""Progress of a training stage: rate and time left, on a terminal or in a log."""
+"""Progress of long work: rate and time left, on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -20,23 +20,30 @@ from rich.progress import (
 logger = logging.getLogger(__name__)
 
 
-class StageProgress:
+class RateProgress:
     """A bar with rows per second and time left; log lines where there is no terminal.
 
     Args:
-        stage: name shown to the user.
-        total: optimiser steps of the whole stage.
-        done: steps that an earlier, interrupted run has finished.
+        name: shown to the user.
+        total: units of the whole work; None where it is not known.
+        done: units that an earlier, interrupted run has finished.
+        unit: what is counted: rows, or steps of many rows.
         every_seconds: between two lines of the log form.
     """
 
     def __init__(
-        self, stage: str, *, total: int, done: int = 0, every_seconds: float = 20.0
+        self,
+        name: str,
+        *,
+        total: int | None,
+        done: int = 0,
+        unit: str = "row",
+        every_seconds: float = 20.0,
     ) -> None:
-        self._stage, self._total, self._done = stage, total, done
+        self._name, self._total, self._done, self._unit = name, total, done, unit
         self._every = every_seconds
         self._start = self._last = time.monotonic()
-        self._first_step = done
+        self._first = done
         self._rows = 0
         console = Console(stderr=True)
         self._bar: Progress | None = None
@@ -52,7 +59,7 @@ class StageProgress:
                 console=console,
                 transient=True,
             )
-            self._task = self._bar.add_task(stage, total=total, completed=done, note="")
+            self._task = self._bar.add_task(name, total=total, completed=done, note="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -68,22 +75,22 @@ class StageProgress:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, rows: int, note: str) -> None:
-        """One optimiser step of ``rows`` rows is done."""
-        self._done += 1
+    def advance(self, rows: int, note: str = "") -> None:
+        """So many rows are done: one step of them, where steps are counted."""
+        self._done += rows if self._unit == "row" else 1
         self._rows += rows
         now = time.monotonic()
-        rate = self._rows / max(now - self._start, 1e-9)
+        rate = f"{self._rows / max(now - self._start, 1e-9):,.0f} rows/s"
         if self._bar:
-            self._bar.update(self._task, completed=self._done, note=f"{note}  {rate:,.0f} rows/s")
+            self._bar.update(self._task, completed=self._done, note=f"{note}  {rate}")
         elif now - self._last >= self._every:
             self._last = now
-            steps = self._done - self._first_step
-            left = (now - self._start) / steps * (self._total - self._done)
-            logger.info(
-                "%s: %s, step %d of %d, %s rows/s, %s left",
-                self._stage, note, self._done, self._total, f"{rate:,.0f}", clock(left),
-            )  # fmt: skip
+            parts = [note, f"{self._unit} {self._done:,}", rate]
+            if self._total is not None:
+                left = (now - self._start) / (self._done - self._first)
+                parts[1] += f" of {self._total:,}"
+                parts.append(f"{clock(left * (self._total - self._done))} left")
+            logger.info("%s: %s", self._name, ", ".join(part for part in parts if part))
 
 
 def clock(seconds: float) -> str:
