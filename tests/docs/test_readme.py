@@ -35,9 +35,9 @@ from tests.docs.pages import (
     prose,
     read,
 )
+from tests.end_to_end.project import ENVIRONMENTS
 
 CONF = REPOSITORY / "conf"
-ENVIRONMENTS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "local")
 PIPELINES = register_pipelines()
 OWN_TABLE = "docs/own-table.md"  # tests/docs/test_own_table.py runs what it says
 SHELL_BLOCKS = [block for page in PAGES if page != OWN_TABLE for block in blocks(page, "sh")]

@@ -184,16 +184,19 @@ class _Column:
             self.is_readable, self.text = False, pa.nulls(len(array), pa.string())
         self.rows = len(array) - self.text.null_count
         self.missing = self.text.null_count / max(len(array), 1)
-        counts = [(c["values"], c["counts"]) for c in pc.value_counts(self.text).to_pylist()]
-        counts.sort(key=lambda pair: (-pair[1], str(pair[0])))
-        self.counts = {value: count for value, count in counts if value is not None}
-        self.values = list(self.counts)
+        counts = pa.Table.from_struct_array(pc.value_counts(self.text.drop_null()))
+        counts = counts.sort_by([("counts", "descending"), ("values", "ascending")])
+        self.values: list[str] = counts["values"].to_pylist()
+        self.counts = dict(zip(self.values, counts["counts"].to_pylist(), strict=True))
+        distinct = pc.utf8_trim_whitespace(counts["values"])
         self.distinct = len(self.values)
-        is_number = [re.match(NUMBER, value.strip()) is not None for value in self.values]
-        self.is_numeric = self.distinct > 0 and all(is_number)
-        whole = [re.fullmatch(r"[+-]?[0-9]+(?:\.0+)?", value.strip()) for value in self.values]
-        self.is_whole = self.is_numeric and all(whole)
-        self.has_leading_zeros = any(re.match(r"0[0-9]", value) for value in self.values)
+
+        def match(pattern: str) -> pa.ChunkedArray:
+            return pc.match_substring_regex(distinct, pattern)
+
+        self.is_numeric = self.distinct > 0 and pc.all(match(NUMBER)).as_py()
+        self.is_whole = self.is_numeric and pc.all(match(r"^[+-]?[0-9]+(?:\.0+)?$")).as_py()
+        self.has_leading_zeros = self.distinct > 0 and pc.any(match("^0[0-9]")).as_py()
 
     def numbers(self) -> np.ndarray:
         """Values (distinct,) as float64, of a numeric column."""
@@ -414,8 +417,8 @@ def _kind(column: _Column) -> tuple[str, str]:
         return "numeric", "numbers"
     if re.fullmatch(r"c_?[0-9]+|cat(?:egory)?_?[0-9]+", column.key):
         return "categorical", "numbered category"
-    if all(re.match(HEX, value) for value in column.values) and column.distinct > FEW_VALUES:
-        lengths = {len(value) for value in column.values}
+    if all(re.match(HEX, value) for value in column.values[:1000]) and column.distinct > FEW_VALUES:
+        lengths = {len(value) for value in column.values[:1000]}
         if len(lengths) == 1:
             return "categorical", "codes of one length"
     if not column.is_whole:

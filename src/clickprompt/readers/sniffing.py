@@ -14,9 +14,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from clickprompt.parameters import TableParameters
 from clickprompt.readers.cells import NUMBER
@@ -196,9 +196,10 @@ def _missing(columns: dict[str, pa.Array]) -> tuple[str, ...]:
     """Texts of missing values: in columns that else are numbers, and the unmistakable ones."""
     found: set[str] = set()
     for array in columns.values():
-        values: list[Any] = array.unique().to_pylist()
-        some = found.union(value for value in values if value in ABSENT)
-        rest = [value for value in values if value and value not in ABSENT]
-        numeric = bool(rest) and all(_NUMBER.match(value) for value in rest)
-        found |= some if numeric else some & {"NULL", "\\N", "#N/A"}
+        distinct = array.unique()
+        absent = pc.is_in(distinct, pa.array([*ABSENT, ""]))
+        some = set(distinct.filter(absent).to_pylist())
+        rest = distinct.filter(pc.invert(absent))
+        is_numeric = len(rest) > 0 and pc.all(pc.match_substring_regex(rest, NUMBER)).as_py()
+        found |= some if is_numeric else some & {"NULL", "\\N", "#N/A"}
     return ("", *(text for text in ABSENT if text in found))
