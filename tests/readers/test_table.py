@@ -119,6 +119,9 @@ def seconds(*parts: int) -> int:
         ("978300760", {}, 978300760),
         ("978300760.9", {}, 978300760),
         ("-1", {}, -1),
+        ("+978300760", {}, 978300760),
+        ("1400000000123456789", {"time_unit": "ns"}, 1400000000),
+        ("9999999999999999999", {"time_unit": "ns"}, 9999999999 + 1),  # beyond 64 bits: a float
         ("978300760999", {"time_unit": "ms"}, 978300760),
         ("-1", {"time_unit": "ms"}, -1),
         ("2014-10-21", {}, seconds(2014, 10, 21)),
@@ -436,6 +439,7 @@ PARQUET_CELLS = [
     (pa.array([[1, None, 2], [3], [None]]), ["1|2", "3", None]),
     (pa.array([datetime.date(2014, 10, 21)] * 3), ["2014-10-21"] * 3),
     (pa.array([b"ab", b"c", None]), ["ab", "c", None]),
+    (pa.nulls(3), [None, None, None]),
 ]
 
 
@@ -453,6 +457,7 @@ def test_parquet_cells_as_text(tmp_path, cells, expected):
         (pa.array([1.5, float("nan"), float("inf")]), [1.5, None, None], 1),
         (pa.array([True, False, None]), [1.0, 0.0, None], 0),
         (pa.array(["1.5", "x", None]), [1.5, None, None], 1),
+        (pa.nulls(3), [None, None, None], 0),
     ],
 )
 def test_parquet_cells_as_numbers(tmp_path, cells, expected, bad):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
-WHOLE_NUMBER = r"^[+-]?[0-9]{1,18}$"
+WHOLE_NUMBER = r"^-?(?:[0-9]{1,18}|[0-8][0-9]{18})$"  # that fits into 64 bits
 TIME_PARTS = ("hour", "weekday")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -279,6 +279,8 @@ def _finite(values: pa.Array) -> Converted:
 
 
 def _decoded(array: pa.Array) -> pa.Array:
+    if pa.types.is_null(array.type):  # a Parquet column without any value
+        return array.cast(pa.string())
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
