@@ -20,7 +20,7 @@ from clickprompt.modality import (
     label_and_split,
 )
 from clickprompt.parameters import DataParameters
-from clickprompt.readers import ReadResult, json_lines, read_interactions
+from clickprompt.readers import ReadResult, blocks, read_interactions
 
 DATA = DataParameters(
     reader="amazon_toys",
@@ -486,9 +486,9 @@ def test_chunks_change_nothing(tmp_path, monkeypatch):
     """Blocks of the file, and chunks of rows, cut anywhere."""
     reviews = lines(*(review_2014(f"A{n}", rating=n % 5 + 1) for n in range(50)))
     expected = read(tmp_path, "2014", reviews)
-    monkeypatch.setattr("clickprompt.readers.amazon_toys.CHUNK_ROWS", 7)
+    monkeypatch.setattr("clickprompt.readers.records.CHUNK_ROWS", 7)
     for size in (1, 13, 1000):
-        monkeypatch.setattr(json_lines, "BLOCK_BYTES", size)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
         found = read(tmp_path, "2014", reviews)
         assert found.interactions.equals(expected.interactions)
         # a byte order mark is looked for in the first block
@@ -585,7 +585,7 @@ def test_most_lines_unusable_means_another_format(tmp_path):
 
 
 def test_a_file_without_line_ends_stops_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_lines, "LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr(blocks, "LONGEST_LINE_BYTES", 1000)
     with pytest.raises(ValueError, match="must hold one record a line, got more than 1000 bytes"):
         read(tmp_path, "2014", b"x" * 5000)
 

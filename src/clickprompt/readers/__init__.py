@@ -29,14 +29,14 @@ import pyarrow as pa
 from clickprompt.parameters import DataParameters
 from clickprompt.readers import bookcrossing, movielens
 from clickprompt.readers.amazon_toys import read_amazon_toys
+from clickprompt.readers.blocks import ROWS_PER_BATCH
 from clickprompt.readers.bookcrossing import read_bookcrossing
+from clickprompt.readers.goodreads import read_goodreads
 from clickprompt.readers.movielens_1m import read_movielens_1m
 from clickprompt.readers.movielens_100k import read_movielens_100k
 from clickprompt.readers.movielens_small import read_movielens_small
 from clickprompt.readers.report import ReadReport
 from clickprompt.readers.table import read_table_files
-
-ROWS_PER_BATCH = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,19 @@ READERS: Mapping[str, Reader] = {
     # names of the 2014 release; those of the others serve too
     "amazon_toys": Reader(
         read_amazon_toys, ("reviews_Toys_and_Games.json", "meta_Toys_and_Games.json"), {}
+    ),
+    # names of the whole set's JSON form; those of the CSV form and of the subsets serve too, and
+    # without the last file genres are taken from shelves
+    "goodreads": Reader(
+        read_goodreads,
+        (
+            "goodreads_interactions_dedup.json",
+            "goodreads_books.json",
+            "goodreads_book_authors.json",
+            "goodreads_book_works.json",
+            "goodreads_book_genres_initial.json",
+        ),
+        {},
     ),
     "table": Reader(read_table_files, (), {}, takes_data=True),
 }
@@ -165,6 +178,7 @@ def _unknown(name: str, value: str, known: Mapping[str, Any]) -> str:
 
 __all__ = [
     "READERS",
+    "ROWS_PER_BATCH",
     "InteractionStream",
     "ReadResult",
     "Reader",

@@ -25,7 +25,6 @@ metadata are kept, with missing texts.
 from __future__ import annotations
 
 import html
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,13 +37,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clickprompt.readers.blocks import example
 from clickprompt.readers.files import TextTable, require_usable
-from clickprompt.readers.json_lines import example, read_records
+from clickprompt.readers.json_lines import read_records
 from clickprompt.readers.ratings import unique_ids
+from clickprompt.readers.records import (
+    collect,
+    encodable,
+    finite_number,
+    joined_surrogates,
+    wrong_id,
+)
 from clickprompt.readers.report import ReadReport
 
 SCALE = (1.0, 5.0)
-CHUNK_ROWS = 100_000  # Python objects of so many rows are in memory at once
 FIRST_LINES = 100  # looked at to recognise the form
 TEXTS = ("category", "title", "brand")
 
@@ -185,10 +191,10 @@ def _read_reviews(
     def rows() -> Iterable[tuple[Any, ...]]:
         for number, line, record in read_records(files, name, kind="dropped", report=report):
             user, item = record.get(form.user), record.get(form.item)
-            rating, time = _number(record.get(form.rating)), _whole(record.get(form.time))
-            if wrong := _wrong_id(user):
+            rating, time = finite_number(record.get(form.rating)), _whole(record.get(form.time))
+            if wrong := wrong_id(user):
                 reason = wrong.format("user_id")
-            elif wrong := _wrong_id(item):
+            elif wrong := wrong_id(item):
                 reason = wrong.format("item_id")
             elif rating is None:
                 reason = "rating_is_not_a_number"
@@ -203,7 +209,7 @@ def _read_reviews(
 
     text = pa.large_string()
     schema = {"user_id": text, "item_id": text, "rating": pa.float64(), "timestamp": pa.int64()}
-    table = _collect(rows(), schema, name, "dropped")
+    table = collect(rows(), schema, name, "dropped")
     table = table.without(_duplicates(table), "duplicate_review", report)
     require_usable(table, report.rows_read, report)
     return table
@@ -217,7 +223,7 @@ def _read_metadata(
     def rows() -> Iterable[tuple[Any, ...]]:
         for number, line, record in read_records(files, name, kind="skipped", report=report):
             item = record.get(form.item)
-            if wrong := _wrong_id(item):
+            if wrong := wrong_id(item):
                 reason = wrong.format("item_id")
                 report.add("skipped", reason, name, 1, [(number, example(line))])
                 continue
@@ -233,7 +239,7 @@ def _read_metadata(
             yield number, item, *texts
 
     schema = dict.fromkeys(("item_id", *TEXTS), pa.large_string())
-    table = _collect(rows(), schema, name, "skipped")
+    table = collect(rows(), schema, name, "skipped")
     unusable = sum(report.reasons("skipped").values()) - report.reasons("skipped").get(
         "blank_line", 0
     )
@@ -245,20 +251,6 @@ def _read_metadata(
     return table
 
 
-def _collect(
-    rows: Iterable[tuple[Any, ...]], schema: Mapping[str, pa.DataType], name: str, kind: str
-) -> TextTable:
-    """Put rows of (line number, cells) into columns, a chunk at a time."""
-    types = (pa.int64(), *schema.values())
-    chunks: list[list[pa.Array]] = [[pa.array([], of)] for of in types]
-    rows = iter(rows)
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        for column, cells, of in zip(chunks, zip(*chunk, strict=True), types, strict=True):
-            column.append(pa.array(cells, of))
-    lines, *columns = [pa.concat_arrays(column) for column in chunks]
-    return TextTable(name, kind, ", ", dict(zip(schema, columns, strict=True)), lines.to_numpy())
-
-
 def _duplicates(table: TextTable) -> np.ndarray:
     """Rows with the user, item and time of an earlier one."""
     codes = {
@@ -267,34 +259,6 @@ def _duplicates(table: TextTable) -> np.ndarray:
     }
     keys = pd.DataFrame({**codes, "timestamp": table["timestamp"].to_numpy()})
     return keys.duplicated().to_numpy()
-
-
-def _wrong_id(value: Any) -> str | None:
-    """The reason why ``value`` cannot be an id, with a place for the column."""
-    if value is None or value == "":
-        return "empty_{}"
-    return None if isinstance(value, str) and _encodable(value) else "{}_is_not_text"
-
-
-def _encodable(text: str) -> bool:
-    r"""False for half a surrogate pair, which JSON can hold (``"\ud83d"``) and UTF-8 cannot."""
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _whole(value: Any) -> int | None:
@@ -335,10 +299,7 @@ def _cleaned(text: str) -> str:
         text = _TAG.sub(" ", text)
     if "&" in text:
         text = html.unescape(text)
-    text = _SPACE.sub(" ", text).strip()
-    if not _encodable(text):  # halves of one pair join, a lone half becomes U+FFFD
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    return joined_surrogates(_SPACE.sub(" ", text).strip())
 
 
 def _text(value: Any, column: str, name: str, number: int, report: ReadReport) -> str | None:
@@ -348,7 +309,7 @@ def _text(value: Any, column: str, name: str, number: int, report: ReadReport) -
     if not isinstance(value, str):
         report.add("repaired", f"{column}_is_not_text", name, 1, [(number, str(value))])
         return None
-    shown = value if _encodable(value) else ascii(value)
+    shown = value if encodable(value) else ascii(value)
     if column == "title" and _SCRIPT in value:
         report.add("repaired", "title_is_a_script", name, 1, [(number, shown)])
         return None

@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clickprompt.readers.blocks import LineBlocks
 from clickprompt.readers.report import EXAMPLES_PER_REASON, ReadReport
 
 SEPARATORS = ("::", "\t", ",", ";", "|")
@@ -67,9 +68,23 @@ class TextTable:
         """The row's columns, joined again."""
         return self.separator.join(str(array[row].as_py()) for array in self.columns.values())
 
-    def examples(self, rows: np.ndarray) -> list[tuple[int, str]]:
-        """Line number and text of the first rows."""
-        return [(int(self.lines[row]), self.text(int(row))) for row in rows[:EXAMPLES_PER_REASON]]
+    def examples(self, rows: np.ndarray) -> Iterator[tuple[int, str]]:
+        """Line number and text of the first rows, made when they are asked for."""
+        for row in rows[:EXAMPLES_PER_REASON]:
+            yield int(self.lines[row]), self.text(int(row))
+
+    def part(self, start: int, stop: int) -> TextTable:
+        """The rows from ``start`` to before ``stop``."""
+        columns = {name: array[start:stop] for name, array in self.columns.items()}
+        return TextTable(self.file, self.kind, self.separator, columns, self.lines[start:stop])
+
+    @staticmethod
+    def stacked(tables: Sequence[TextTable]) -> TextTable:
+        """The rows of tables of one file, one after the other."""
+        first = tables[0]
+        columns = {n: pa.concat_arrays([t.columns[n] for t in tables]) for n in first.columns}
+        lines = np.concatenate([table.lines for table in tables])
+        return TextTable(first.file, first.kind, first.separator, columns, lines)
 
     def without(self, bad: np.ndarray, reason: str, report: ReadReport) -> TextTable:
         """Take out the rows where ``bad`` (rows,) bool is true and report each."""
@@ -138,6 +153,87 @@ def read_table(
     if len(table) == 0:
         raise ValueError(f"{path} must hold at least one row, got none")
     return table
+
+
+def stream_table(
+    files: Mapping[str, Path],
+    name: str,
+    columns: Sequence[str],
+    *,
+    separator: str,
+    kind: str,
+    report: ReadReport,
+) -> Iterator[TextTable]:
+    """Read one published file with a header, a block of lines at a time; a row is one line.
+
+    Args:
+        files: file name -> path.
+        name: file name; ``name.gz`` serves too.
+        columns: found by their names in the header; further ones are left out.
+        separator: between two columns.
+        kind: ``dropped`` or ``skipped``, where the report counts unusable lines.
+        report: gets all events and, after the last block, the file's sha256. Bytes that are no
+            UTF-8 become U+FFFD (``not_utf8``).
+
+    Yields:
+        The usable lines of a block.
+
+    Raises:
+        ValueError: the file is not given, empty, truncated, or has another header or separator.
+    """
+    source = LineBlocks(files, name, kind=kind, report=report)
+    order: list[int] | None = None
+    width = 0
+    for block in source:
+        while order is None and block:
+            first, end, block = block.partition(b"\n")
+            if not first.strip():
+                list(source.lines(first + end))  # a blank line before the header
+                continue
+            line = first.decode("utf-8", "replace").strip()
+            names = _fields(line, separator, backslash=False)[0] or line.split(separator)
+            order, width = _header_order(names, line, name, columns, separator), len(names)
+            source.number += 1
+        lines, numbers = _block_lines(block, source)
+        if order is None or len(lines) == 0:
+            continue
+        if b'"' in block:
+            found = _split_quoted(
+                lines, numbers, width, order, separator, backslash=False, over_lines=False
+            )
+        else:
+            found = _split_plain(lines, numbers, width, order, separator)
+        for bad in found.bad:
+            if bad.cut and bad.number == numbers[-1] and not block.endswith(b"\n"):
+                raise ValueError(
+                    f"{source.path} must end with a whole line, got a truncated file: line "
+                    f"{bad.number} has {bad.cut}: {bad.text[-200:]!r}"
+                )
+            report.add(kind, bad.reason, name, 1, [(bad.number, bad.text)])
+        if len(found.numbers):
+            named = dict(zip(columns, found.columns, strict=True))
+            yield TextTable(name, kind, separator, named, found.numbers)
+
+
+def _block_lines(block: bytes, source: LineBlocks) -> tuple[pa.Array, np.ndarray]:
+    """The block's lines that are not blank, without line ends, and their numbers."""
+    try:
+        text = block.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        text = "\n\n"
+    if text and not text.startswith("\n") and "\n\n" not in text:
+        text = text.removesuffix("\n").removesuffix("\r")
+        lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
+        if not pc.any(pc.utf8_is_space(lines)).as_py():
+            first = source.count(len(lines))
+            return lines, np.arange(first, first + len(lines), dtype=np.int64)
+    numbers, texts = [], []
+    for number, raw in source.lines(block):
+        numbers.append(number)
+        texts.append(raw.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r"))
+        if "\ufffd" in texts[-1]:
+            source.report.add("repaired", "not_utf8", source.name, 1, [(number, texts[-1])])
+    return pa.array(texts, pa.large_string()), np.array(numbers, dtype=np.int64)
 
 
 def require_usable(table: TextTable, rows_read: int, report: ReadReport) -> None:
@@ -317,13 +413,15 @@ def _split_quoted(
     order: list[int],
     separator: str,
     backslash: bool,
+    *,
+    over_lines: bool = True,
 ) -> _Rows:
     """Split lines that may have quotes.
 
     Lines without any quote, and lines whose every field is quoted and has no quote inside, are
     split inside Arrow; the rest is parsed one by one. A line with an open quote is joined
     to the lines after it only as long as these are no rows by themselves: a lost quote then costs
-    one row, not the rest of the file.
+    one row, not the rest of the file. Without ``over_lines`` it is never joined.
     """
     escaped = to_numpy(pc.match_substring(lines, "\\"))
     bare = np.flatnonzero(~escaped & ~to_numpy(pc.match_substring(lines, '"')))
@@ -341,7 +439,7 @@ def _split_quoted(
     odd[bare] = odd[enclosed] = False
     rest = np.flatnonzero(odd)
     parsed = _parse_lines(
-        lines.take(pa.array(rest)), numbers[rest], width, order, separator, backslash
+        lines.take(pa.array(rest)), numbers[rest], width, order, separator, backslash, over_lines
     )
     all_numbers = np.concatenate([numbers[bare], numbers[enclosed], parsed.numbers])
     otherwise = np.zeros(len(all_numbers), dtype=bool)
@@ -384,8 +482,9 @@ def _parse_lines(
     order: list[int],
     separator: str,
     backslash: bool,
+    over_lines: bool,
 ) -> _Rows:
-    """Parse the given lines one by one; rows may go over several lines."""
+    """Parse the given lines one by one; with ``over_lines`` rows may go over several."""
     texts, at = lines.to_pylist(), numbers.tolist()
     rows: list[list[str]] = []
     starts: list[int] = []
@@ -395,7 +494,7 @@ def _parse_lines(
     while position < len(texts):
         number, text, used = at[position], texts[position], 1
         fields, is_open = _fields(text, separator, backslash)
-        if is_open:
+        if is_open and over_lines:
             fields, used = _joined(texts, at, position, width, separator, backslash)
         escaped_otherwise = fields is None or len(fields) != width
         if escaped_otherwise:

@@ -1,4 +1,4 @@
-"""Published files with one record a line -> records, as a stream: a file is never in memory whole.
+"""Published files with one record a line -> records or columns, as a stream.
 
 A line is strict JSON or, as in some releases of 2014, a Python literal with single quotes.
 """
@@ -6,20 +6,19 @@ A line is strict JSON or, as in some releases of 2014, a Python literal with sin
 from __future__ import annotations
 
 import ast
-import gzip
-import hashlib
-import io
 import json
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from clickprompt.readers.report import EXAMPLE_LENGTH, ReadReport
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
 
-BLOCK_BYTES = 1 << 20
-LONGEST_LINE_BYTES = 1 << 26  # far above any record; a file without line ends stops here
+from clickprompt.readers.blocks import LineBlocks, example
+from clickprompt.readers.files import TextTable
+from clickprompt.readers.report import ReadReport
 
 
 def read_records(
@@ -40,92 +39,114 @@ def read_records(
     Raises:
         ValueError: the file is not given, empty, truncated, or no UTF-8 text in lines.
     """
-    path = _given(files, name)
-    blank: list[int] = []
-    line, number = b"", 0
-    for number, line in _lines(path, name, report):
-        if not line.strip():
-            blank.append(number)
+    source = LineBlocks(files, name, kind=kind, report=report)
+    for block in source:
+        yield from _records(source, block)
+
+
+def read_columns(
+    files: Mapping[str, Path],
+    name: str,
+    schema: pa.Schema,
+    cells: Callable[[int, dict[str, Any]], tuple[Any, ...] | str],
+    *,
+    kind: str,
+    report: ReadReport,
+) -> Iterator[TextTable]:
+    """Read some keys of one published file, a block of lines at a time.
+
+    A block in which every line is a record and every value is of its key's type is parsed inside
+    Arrow, several times faster than line by line; any other block is read as ``read_records`` does.
+    The outcome is the same, but that a value under another key may then be of any depth and size.
+
+    Args:
+        files: file name -> path.
+        name: file name; ``name.gz`` serves too.
+        schema: key -> type; a missing key is null.
+        cells: line number and record -> cells in the schema's order and types, or the reason why
+            the line cannot be used. It may turn a value of another type into the schema's.
+        kind: as in ``read_records``; also where the report counts lines that ``cells`` refuses.
+        report: as in ``read_records``.
+
+    Yields:
+        The rows of a block in the schema's types, never none.
+
+    Raises:
+        ValueError: as in ``read_records``.
+    """
+    source = LineBlocks(files, name, kind=kind, report=report)
+    for block in source:
+        table = _plain_block(block, schema)
+        if table is not None:
+            first = source.count(table.num_rows)
+            numbers = np.arange(first, first + table.num_rows, dtype=np.int64)
+            columns = {key: table[key].combine_chunks() for key in schema.names}
+            yield TextTable(name, kind, ", ", columns, numbers)
             continue
-        for earlier in blank:  # those after the last record are no gap
-            report.add("skipped", "blank_line", name, 1, [(earlier, "")])
-        blank = []
-        report.rows_read += kind == "dropped"
+        lines, rows = [], []
+        for number, line, record in _records(source, block):
+            found = cells(number, record)
+            if isinstance(found, str):
+                report.add(kind, found, name, 1, [(number, example(line))])
+            else:
+                lines.append(number)
+                rows.append(found)
+        if rows:
+            columns = {
+                field.name: pa.array(column, field.type)
+                for field, column in zip(schema, zip(*rows, strict=True), strict=True)
+            }
+            yield TextTable(name, kind, ", ", columns, np.array(lines, dtype=np.int64))
+
+
+def _records(source: LineBlocks, block: bytes) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+    for number, line in source.lines(block):
         record = _parse(line)
         if record is not None:
             yield number, line, record
         elif line.endswith(b"\n"):
-            report.add(kind, "malformed_line", name, 1, [(number, example(line))])
+            source.report.add(
+                source.kind, "malformed_line", source.name, 1, [(number, example(line))]
+            )
         else:
             raise ValueError(
-                f"{path} must end with a whole line, got a truncated file: line {number} is no "
-                f"whole record: {example(line)!r}"
+                f"{source.path} must end with a whole line, got a truncated file: line {number} is "
+                f"no whole record: {example(line)!r}"
             )
-    if len(blank) == number:
-        raise ValueError(f"{path} must hold rows, got an empty file")
-    if line.strip() and not line.endswith(b"\n"):
-        note = "no line end after the last line: the file may be truncated"
-        report.add("repaired", "no_final_line_end", name, 1, [(number, note)])
 
 
-def example(line: bytes) -> str:
-    """The start of a line as text for the report."""
-    return line[: 4 * EXAMPLE_LENGTH].decode("utf-8", "replace").strip()[: EXAMPLE_LENGTH + 1]
+def _plain_block(block: bytes, schema: pa.Schema) -> pa.Table | None:
+    """The block as columns, None unless each of its lines is one record of the schema's types."""
+    lines = block.count(b"\n")
+    # lines that begin with { and end with } cannot share an object, for a comma would be missing
+    if not (
+        block.startswith(b"{")
+        and block.endswith(b"}\n")
+        and block.count(b"}\n{") == lines - 1
+        and _is_utf8(block)
+    ):
+        return None
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(block),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            parse_options=pyarrow.json.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore"
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    return table if table.num_rows == lines else None
 
 
-def _given(files: Mapping[str, Path], name: str) -> Path:
-    given = files.get(name, files.get(f"{name}.gz"))
-    if given is None:
-        raise ValueError(f"files must hold {name}, got {', '.join(sorted(files)) or 'none'}")
-    return Path(given)
-
-
-def _lines(path: Path, name: str, report: ReadReport) -> Iterator[tuple[int, bytes]]:
-    """Line number and line, with its line end, of the unpacked file."""
-    digest = hashlib.sha256()
-    rest, number = b"", 0
-    for position, block in enumerate(_blocks(path)):
-        digest.update(block)
-        if position == 0:
-            block = _start(block, path, name, report)
-        # bytes.splitlines would cut at a lone carriage return too
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            number += 1
-            yield number, line + b"\n"
-        if len(rest) > LONGEST_LINE_BYTES:
-            raise ValueError(
-                f"{path} must hold one record a line, got more than {LONGEST_LINE_BYTES} bytes in "
-                f"line {number + 1}: {example(rest)!r}"
-            )
-    if rest:
-        yield number + 1, rest
-    report.files[name] = digest.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    """The unpacked bytes."""
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    stream: io.BufferedIOBase
-    with gzip.open(path) if packed else path.open("rb") as stream:
-        try:
-            while block := stream.read(BLOCK_BYTES):
-                yield block
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(
-                f"{path} must be a whole gzip file, got a damaged one: {error}"
-            ) from None
-
-
-def _start(block: bytes, path: Path, name: str, report: ReadReport) -> bytes:
-    """The first block, checked to be text, without its byte order mark."""
-    if block[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in block[:1000]:
-        raise ValueError(f"{path} must be utf-8 text, got UTF-16 or binary data")
-    if block[:3] != b"\xef\xbb\xbf":
-        return block
-    report.add("repaired", "byte_order_mark", name, 1, [(1, "byte order mark left out")])
-    return block[3:]
+def _is_utf8(block: bytes) -> bool:
+    if block.isascii():
+        return True
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
