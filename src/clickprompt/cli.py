@@ -17,6 +17,7 @@ from kedro.framework.project import configure_logging
 from kedro.io import DatasetError
 from kedro.utils import find_kedro_project
 
+from clickprompt.new_table import new_table
 from clickprompt.parameters import ParameterError
 from clickprompt.runner import RunInterruptedError
 
@@ -167,3 +168,4 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(new_table)

@@ -7,6 +7,7 @@ rule and the value, and all mistakes are reported together before any work is do
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -118,6 +119,59 @@ class ExpectedCounts(Parameters):
     )
 
 
+class TableParameters(Parameters):
+    """How the files of the reader ``table`` are written; of Parquet files only the cells count."""
+
+    delimiter: str = Field(",", description="one ASCII character between two cells")
+    quote: str | None = Field(
+        '"', description="one ASCII character around a cell; null: it means nothing"
+    )
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=2, description="names for files without a header; null: they have one"
+    )
+    encoding: str = Field("utf-8", description="of the text, a name that Python knows")
+    missing: tuple[str, ...] = Field(("",), description="texts that stand for a missing value")
+    decimal: Literal[".", ","] = Field(".", description="sign before the decimals of a number")
+    label_values: dict[str, float] = Field(
+        default_factory=dict, description="number for each label that is a word, such as {won: 1}"
+    )
+    time_format: str | None = Field(
+        None,
+        min_length=2,
+        description="of the time, as in strptime; null: a whole number, or ISO 8601",
+    )
+    time_unit: Literal["s", "ms", "us", "ns"] = Field(
+        "s", description="what a time that is a number counts; it is cut to seconds"
+    )
+
+    @field_validator("delimiter", "quote")
+    @classmethod
+    def _one_character(cls, sign: str | None) -> str | None:
+        if sign is not None and (len(sign) != 1 or not sign.isascii() or sign in "\r\n\0"):
+            raise ValueError(f"must be one ASCII character and no line end, got {sign!r}")
+        return sign
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str) -> str:
+        try:
+            return codecs.lookup(name).name
+        except LookupError:
+            raise ValueError(
+                f"must be an encoding that Python knows, such as utf-8 or cp1252, got {name!r}"
+            ) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.delimiter == self.quote:
+            raise ValueError(f"delimiter and quote must differ, got {self.quote!r} for both")
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            names = self.columns
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"columns must be different names, got {repeated} more than once")
+        return self
+
+
 class DataParameters(Parameters):
     """From the published raw files to the two views of a sample (section 1 of docs/method.md)."""
 
@@ -141,6 +195,9 @@ class DataParameters(Parameters):
     expected: ExpectedCounts | None = Field(
         None, description="published counts to compare with; null switches that off"
     )
+    table: TableParameters | None = Field(
+        None, description="files of the reader table; null: its defaults, a CSV with a header"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -151,6 +208,8 @@ class DataParameters(Parameters):
         for part in ("{field}", "{value}"):
             if part not in self.template:
                 raise ValueError(f"template must contain {part}, got {self.template!r}")
+        if self.table is not None and self.reader != "table":
+            raise ValueError(f"table must be null unless reader is 'table', got {self.reader!r}")
         if self.split.by == "time" and self.time is None:
             raise ValueError("split.by 'time' needs data.time, got null")
         for name, column in (("user", self.user), ("item", self.item)):

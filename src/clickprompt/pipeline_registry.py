@@ -15,15 +15,17 @@ from clickprompt.pipelines import (
 def register_pipelines() -> dict[str, Pipeline]:
     """Names for ``kedro run --pipelines=...``; the default runs everything."""
     read = ingestion.create_pipeline()
-    data = read + modality_conversion.create_pipeline()
+    converted = read + modality_conversion.create_pipeline()
+    # nodes that only show something always run: not in front of a training that repeats nothing
+    data = converted - converted.only_nodes_with_tags("show")
     scratch = data + backbone.create_pipeline()
     pretrained = data + pretrain.create_pipeline()
     finetuned = pretrained + finetune.create_pipeline()
-    everything = scratch + finetuned + evaluation.create_pipeline()
+    everything = converted + scratch + finetuned + evaluation.create_pipeline()
     return {
         "__default__": everything,
         "ingestion": read,
-        "modality_conversion": data,
+        "modality_conversion": converted,
         "backbone": scratch,
         "pretrain": pretrained,
         "finetune": finetuned,

@@ -202,13 +202,12 @@ def test_each_line_is_a_row_or_listed_where_it_stands(case, seed, good, data):
     assert len(listed) == len(expected)
     assert {e["file"] for e in listed} <= {case.ratings}
     for example in listed:
-        # without quotes and separators, which a reader may show otherwise; a long text is cut
-        text, shown = (
-            re.sub(r"\W", "", text)
-            for text in (lines[example["line"] - first].decode(), example["text"])
-        )
-        assert text.startswith(shown)
-        assert shown or not text
+        # the words of the line in their order; a reader may leave out quotes, separators and cells
+        # that it does not use, and a long text is cut
+        words = iter(re.findall(r"\w+", lines[example["line"] - first].decode()))
+        shown = re.findall(r"\w+", example["text"].removesuffix("…"))
+        assert all(any(found.startswith(word) for found in words) for word in shown)
+        assert shown or not case.header
 
 
 @EVERY_CASE

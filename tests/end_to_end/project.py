@@ -14,6 +14,15 @@ from clickprompt.synthetic import ADJECTIVES, GENRES, WORDS, write_synthetic_rat
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+# Environments of this repository; those that a user made by `kedro new-table` are not its business.
+ENVIRONMENTS = sorted(
+    folder.name
+    for folder in (REPOSITORY / "conf").iterdir()
+    if folder.is_dir()
+    and folder.name != "local"
+    and not any("reader: table" in path.read_text() for path in folder.glob("parameters.yml"))
+)
+
 QUICK = {
     "ctr": {"embedding_size": 8, "hidden_sizes": [16], "cross_layers": 1},
     "plm": {"source": "plm", "sha256": None, "keep_layers": 1},

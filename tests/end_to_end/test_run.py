@@ -117,8 +117,10 @@ def test_second_run_repeats_nothing_and_is_tracked_as_fully(project):
     before = {p: p.stat().st_mtime_ns for p in (project / "data").rglob("*.*") if p.is_file()}
     result = run(project)
     assert result.exit_code == 0, result.output
-    assert result.output.count("running: ") == 1
+    assert result.output.count("running: ") == 3  # nodes that only show something
     assert "running: evaluation.show_results" in result.output
+    assert "running: ingestion.show_ingestion_report" in result.output
+    assert "rows read" in result.output
     assert "ClickPrompt with PLM" in result.output
     after = {p: p.stat().st_mtime_ns for p in (project / "data").rglob("*.*") if p.is_file()}
     assert after == before

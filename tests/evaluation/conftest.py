@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,6 +61,21 @@ def predictions() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def report(predictions) -> dict:
     return evaluate_predictions(predictions, EvaluationParameters(), TRAIN)
+
+
+@pytest.fixture(scope="session")
+def report_without_user(predictions) -> dict:
+    facts = dataclasses.replace(TRAIN, user_tail_limit=None, user_tail_share=None)
+    return evaluate_predictions(
+        predictions.assign(user_train_rows=-1), EvaluationParameters(), facts
+    )
+
+
+@pytest.fixture(scope="session")
+def report_without_user_and_item(predictions) -> dict:
+    facts = TrainFacts(0.6, None, None, None, None)
+    unnamed = predictions.assign(user_train_rows=-1, item_train_rows=-1)
+    return evaluate_predictions(unnamed, EvaluationParameters(), facts)
 
 
 @pytest.fixture(scope="session")

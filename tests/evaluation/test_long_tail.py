@@ -69,6 +69,35 @@ def test_quadrants_part_the_rows_and_unseen_users_are_tail():
     assert rows["tail", "tail"]["log_loss"] == pytest.approx(-np.log([0.7, 0.6]).mean())
 
 
+def test_data_without_users_part_by_item_only():
+    facts = train_facts([1, 0, 1, 1], [-1, -1, -1, -1], [3, 3, 3, 1], 0.5)
+    assert facts == TrainFacts(0.75, None, 1, None, 0.5)
+    predictions = pd.DataFrame(
+        {
+            "label": [0, 1, 1],
+            "probability": [0.2, 0.7, 0.6],
+            "user_train_rows": [-1, -1, -1],
+            "item_train_rows": [3, 1, 0],
+        }
+    )
+    found = [(q["user"], q["item"], q["rows"]) for q in long_tail_quadrants(predictions, facts)]
+    assert found == [(None, "tail", 2), (None, "non-tail", 1)]
+
+
+def test_data_without_users_and_items_have_no_tail():
+    facts = train_facts([1, 0], [-1, -1], [-1, -1], 0.1)
+    assert facts == TrainFacts(0.5, None, None, None, None)
+    predictions = pd.DataFrame(
+        {"label": [1], "probability": [0.5], "user_train_rows": [-1], "item_train_rows": [-1]}
+    )
+    assert long_tail_quadrants(predictions, facts) == []
+
+
+def test_users_named_in_some_rows_only_are_an_error():
+    with pytest.raises(ValueError, match=r"train_rows must hold .*got \{-1: 1, 1: 1\}"):
+        train_facts([1, 0], [-1, 1], [1, 1], 0.1)
+
+
 def test_an_empty_quadrant_is_undefined():
     predictions = pd.DataFrame(
         {"label": [1], "probability": [0.5], "user_train_rows": [9], "item_train_rows": [9]}

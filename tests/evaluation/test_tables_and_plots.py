@@ -130,6 +130,36 @@ def test_long_tail_bars_are_means_over_seeds_with_the_row_counts_named(study_rep
     assert [label.rpartition("<br>")[2] for label in trace.x] == [f"{n} rows" for n in rows]
 
 
+def test_long_tail_of_data_without_users_is_of_items(report_without_user):
+    figure = plots.plot_long_tail(report_without_user)
+    rows = [row["rows"] for row in report_without_user["long_tail"][:2]]
+    assert sum(rows) == 200
+    assert list(figure.data[0].x) == [
+        f"tail item<br>{rows[0]} rows",
+        f"non-tail item<br>{rows[1]} rows",
+    ]
+    assert "user" not in figure.layout.title.text
+    assert figure.layout.xaxis2.title.text == (
+        "tail: at most 1 train rows of the item (25% of the items); the data name no user"
+    )
+
+
+def test_long_tail_of_data_without_users_and_items_says_so(report_without_user_and_item):
+    assert report_without_user_and_item["long_tail"] == []
+    figure = plots.plot_long_tail(report_without_user_and_item)
+    assert len(figure.data) == 0
+    (note,) = figure.layout.annotations
+    assert note.text == "The data name neither user nor item: no row is of the tail."
+
+
+@pytest.mark.parametrize("size", ["report_without_user", "report_without_user_and_item"])
+def test_the_other_figures_and_tables_need_no_user(size, request, report):
+    found = request.getfixturevalue(size)
+    assert found["results"] == report["results"]
+    for plot in (plots.plot_calibration, plots.plot_roc, plots.plot_comparison):
+        assert plot(found) == plot(report)
+
+
 def test_an_undefined_quadrant_is_written_on_the_bar(report):
     rows = [row | {"auc": None} for row in report["long_tail"]]
     figure = plots.plot_long_tail(report | {"long_tail": rows})

@@ -125,7 +125,7 @@ def test_utf16_and_binary(tmp_path):
         read(tmp_path, movies=MOVIES.decode().encode("utf-16"))
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", [name for name in READERS if READERS[name].files])
 def test_every_reader_names_the_file_that_it_cannot_read(tmp_path, reader):
     with pytest.raises(ValueError, match=r"files must hold .+, got none"):
         read_interactions({}, parameters(reader))

@@ -18,10 +18,9 @@ from clickprompt.parameters import ParameterError, check_parameters
 from clickprompt.pipeline_registry import register_pipelines
 from clickprompt.readers import READERS
 from clickprompt.settings import CONFIG_LOADER_ARGS
-from tests.end_to_end.project import REPOSITORY
+from tests.end_to_end.project import ENVIRONMENTS, REPOSITORY
 
 CONF = REPOSITORY / "conf"
-ENVIRONMENTS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "local")
 PIPELINES = register_pipelines()
 
 

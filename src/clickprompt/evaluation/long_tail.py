@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from clickprompt.evaluation.metrics import summarise
 
+UNNAMED = -1  # train rows of a user (item) where the data name none
+
 
 @dataclass(frozen=True)
 class TrainFacts:
@@ -18,17 +20,18 @@ class TrainFacts:
 
     Attributes:
         label_rate: share of positives among the train rows.
-        user_tail_limit: a user with at most so many train rows is tail.
+        user_tail_limit: a user with at most so many train rows is tail; None where the data name
+            no user.
         item_tail_limit: the same for items.
-        user_tail_share: share of the train users that this makes tail.
+        user_tail_share: share of the train users that this makes tail; None as above.
         item_tail_share: the same for items.
     """
 
     label_rate: float
-    user_tail_limit: int
-    item_tail_limit: int
-    user_tail_share: float
-    item_tail_share: float
+    user_tail_limit: int | None
+    item_tail_limit: int | None
+    user_tail_share: float | None
+    item_tail_share: float | None
 
 
 def train_facts(
@@ -38,7 +41,8 @@ def train_facts(
 
     Args:
         labels: (train rows,) of 0 and 1.
-        user_train_rows: (train rows,), number of train rows of that row's user.
+        user_train_rows: (train rows,), number of train rows of that row's user; -1 in all rows
+            where the data name no user.
         item_train_rows: (train rows,), the same for its item.
         tail_share: lowest share of users (items) that is the tail.
 
@@ -48,9 +52,17 @@ def train_facts(
     y = np.asarray(labels)
     if not len(y):
         raise ValueError("labels must have at least one train row, got none")
-    user_limit, user_share = tail_limit(user_train_rows, tail_share)
-    item_limit, item_share = tail_limit(item_train_rows, tail_share)
+    user_limit, user_share = _known_tail_limit(user_train_rows, tail_share)
+    item_limit, item_share = _known_tail_limit(item_train_rows, tail_share)
     return TrainFacts(float(y.mean()), user_limit, item_limit, user_share, item_share)
+
+
+def _known_tail_limit(
+    train_rows: ArrayLike, tail_share: float
+) -> tuple[int, float] | tuple[None, None]:
+    if (np.asarray(train_rows) == UNNAMED).all():
+        return None, None
+    return tail_limit(train_rows, tail_share)
 
 
 def tail_limit(train_rows: ArrayLike, tail_share: float) -> tuple[int, float]:
@@ -93,15 +105,27 @@ def long_tail_quadrants(predictions: pd.DataFrame, train: TrainFacts) -> list[di
 
     Returns:
         Four rows: ``user`` and ``item`` ("tail" or "non-tail"), and those of
-        :func:`~clickprompt.evaluation.metrics.summarise`; a metric that is undefined is None.
+        :func:`~clickprompt.evaluation.metrics.summarise`; a metric that is undefined is None. Where
+        the data name no user (item), ``user`` (``item``) is None and two rows are left; where they
+        name neither, there are none.
     """
-    user_tail = (predictions["user_train_rows"] <= train.user_tail_limit).to_numpy()
-    item_tail = (predictions["item_train_rows"] <= train.item_tail_limit).to_numpy()
+    if train.user_tail_limit is None and train.item_tail_limit is None:
+        return []
+    users = _halves(predictions["user_train_rows"].to_numpy(), train.user_tail_limit)
+    items = _halves(predictions["item_train_rows"].to_numpy(), train.item_tail_limit)
     labels, probabilities = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
     quadrants = []
-    for user, user_rows in (("tail", user_tail), ("non-tail", ~user_tail)):
-        for item, item_rows in (("tail", item_tail), ("non-tail", ~item_tail)):
+    for user, user_rows in users:
+        for item, item_rows in items:
             rows = user_rows & item_rows
             metrics = summarise(labels[rows], probabilities[rows])
             quadrants.append({"user": user, "item": item, **metrics})
     return quadrants
+
+
+def _halves(train_rows: np.ndarray, limit: int | None) -> list[tuple[str | None, np.ndarray]]:
+    """Names of tail and non-tail with their rows (rows,) bool; all rows where there is no limit."""
+    if limit is None:
+        return [(None, np.ones(len(train_rows), dtype=bool))]
+    tail = train_rows <= limit
+    return [("tail", tail), ("non-tail", ~tail)]

@@ -84,22 +84,33 @@ def plot_roc(report: Report) -> go.Figure:
 
 
 def plot_long_tail(report: Report) -> go.Figure:
-    """AUC and LogLoss in the four quadrants of tail and non-tail users and items, as bars."""
+    """AUC and LogLoss in the four quadrants of tail and non-tail users and items, as bars.
+
+    Where the data name no user (item), there are two bars of items (users); where they name
+    neither, the figure says so.
+    """
+    if not report["long_tail"]:
+        return _note("Long tail", "The data name neither user nor item: no row is of the tail.")
     style = _Style(report)
+    train = report["train"]
+    named = [kind for kind in ("user", "item") if train[f"{kind}_tail_limit"] is not None]
     figure = _panels(
-        "Long tail: test metrics by how often user and item were seen in training",
+        f"Long tail: test metrics by how often {' and '.join(named)} "
+        f"{'were' if len(named) > 1 else 'was'} seen in training",
         [f"{METRIC_NAMES[metric]} ({BETTER[metric]})" for metric in METRICS],
         height=820,
     )
-    quadrants: dict[tuple[str, str], int] = {}
-    values: dict[Key, dict[tuple[str, str], list[dict[str, Any]]]] = {}
+    quadrants: dict[tuple[str | None, str | None], int] = {}
+    values: dict[Key, dict[tuple[str | None, str | None], list[dict[str, Any]]]] = {}
     for row in report["long_tail"]:
         quadrant = (row["user"], row["item"])
         quadrants[quadrant] = row["rows"]
         values.setdefault(_key(row), {}).setdefault(quadrant, []).append(row)
-    labels = [
-        f"{user} user<br>{item} item<br>{rows:,} rows" for (user, item), rows in quadrants.items()
-    ]
+    labels = []
+    for (user, item), rows in quadrants.items():
+        sides = ((user, "user"), (item, "item"))
+        parts = [f"{side} {kind}" for side, kind in sides if side is not None]
+        labels.append("<br>".join([*parts, f"{rows:,} rows"]))
     for position, metric in enumerate(METRICS, start=1):
         means = {
             key: [_mean([row[metric] for row in by_quadrant[quadrant]]) for quadrant in quadrants]
@@ -128,14 +139,14 @@ def plot_long_tail(report: Report) -> go.Figure:
         top = 1.0 if metric == "auc" else 1.15 * max([*known, 0.1])
         title = f"AUC (axis starts at {start:.2g})" if metric == "auc" else "LogLoss"
         figure.update_yaxes(title=title, range=[start, top], row=position, col=1)
-    train = report["train"]
-    figure.update_xaxes(
-        title=f"tail: at most {train['user_tail_limit']} train rows of the user "
-        f"({train['user_tail_share']:.0%} of the users) or "
-        f"{train['item_tail_limit']} of the item ({train['item_tail_share']:.0%} of the items)",
-        row=2,
-        col=1,
-    )
+    limits = [
+        f"{train[f'{kind}_tail_limit']} train rows of the {kind} "
+        f"({train[f'{kind}_tail_share']:.0%} of the {kind}s)"
+        for kind in named
+    ]
+    unnamed = {"user", "item"} - set(named)
+    note = f"; the data name no {unnamed.pop()}" if unnamed else ""
+    figure.update_xaxes(title=f"tail: at most {' or '.join(limits)}{note}", row=2, col=1)
     figure.update_layout(barmode="group", bargap=0.25)
     return figure
 
@@ -288,6 +299,15 @@ def _bar_text(value: float | None, bars: int) -> str:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
+
+
+def _note(title: str, text: str) -> go.Figure:
+    """A figure that says why there is nothing to draw."""
+    figure = _figure(title, width=940, height=240)
+    figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
 
 
 def _figure(title: str, width: int, height: int) -> go.Figure:

@@ -66,7 +66,8 @@ def evaluate_predictions(
         - ``comparisons``: DeLong's test (AUC) and the paired bootstrap (LogLoss) against the
           backbone on test, ``p_value_holm`` corrected for all comparisons of that metric.
         - ``seed_comparisons``: the paired tests over seeds, on test.
-        - ``calibration``, ``roc``, ``long_tail``: per model, on test.
+        - ``calibration``, ``roc``, ``long_tail``: per model, on test. The long tail is empty where
+          the data name neither user nor item.
 
     Raises:
         ValueError: a missing column, an unknown split, no test rows, a sample twice for one

@@ -8,6 +8,8 @@ one row a usable rating:
 - ids and features as text, null where missing (never the text "nan");
 - ``rating`` float64 and, where there is one, ``timestamp`` int64.
 
+The reader ``table`` makes the same of the user's own files, with the columns that ``data`` names.
+
 The report is a plain dict: ``rows_read``, ``rows_kept``, ``dropped``, ``repaired`` and ``skipped``
 (reason -> count), ``examples`` (file, line, reason, text; at most 100 a reason) and ``files``
 (name -> sha256 of the unpacked bytes). ``rows_read == rows_kept + sum(dropped.values())``.
@@ -34,11 +36,15 @@ from clickprompt.readers.movielens_1m import read_movielens_1m
 from clickprompt.readers.movielens_100k import read_movielens_100k
 from clickprompt.readers.movielens_small import read_movielens_small
 from clickprompt.readers.report import ReadReport
+from clickprompt.readers.table import read_table_files
 
 
 @dataclass(frozen=True)
 class Reader:
     """A registered reader: its function, the files it needs, its options with their defaults.
+
+    Where ``takes_data`` is set, the function gets the data parameters too, since they say which
+    columns are there and what they hold; it reads whatever files are given.
 
     The function returns the whole table or, where the data may exceed memory, a stream of record
     batches; then the report is complete, ``rows_kept`` included, when the stream has ended.
@@ -47,6 +53,7 @@ class Reader:
     read: Callable[..., pd.DataFrame | pa.RecordBatchReader]
     files: tuple[str, ...]
     options: Mapping[str, bool | int | float | str]
+    takes_data: bool = False
 
 
 READERS: Mapping[str, Reader] = {
@@ -81,6 +88,7 @@ READERS: Mapping[str, Reader] = {
         ),
         {},
     ),
+    "table": Reader(read_table_files, (), {}, takes_data=True),
 }
 
 
@@ -126,12 +134,12 @@ def stream_interactions(files: Mapping[str, Path], data: DataParameters) -> Inte
 
     Args:
         files: file name -> path.
-        data: ``reader`` and ``options``.
+        data: ``reader`` and ``options``; the reader ``table`` looks at all of it.
 
     Raises:
-        ValueError: unknown reader or option (with the nearest known one), or a file that is
-            not given, empty, truncated, in another encoding or format. Some of these come with a
-            later batch.
+        ValueError: unknown reader, option or column of a table (with the nearest known one), or a
+            file that is not given, empty, truncated, in another encoding or format. Some of these
+            come with a later batch.
     """
     reader = READERS.get(data.reader)
     if reader is None:
@@ -139,13 +147,17 @@ def stream_interactions(files: Mapping[str, Path], data: DataParameters) -> Inte
     options = dict(reader.options)
     for name, value in data.options.items():
         if name not in options:
+            if not options:
+                rule = f"must be empty, since the reader {data.reader} has no options"
+                raise ValueError(f"data.options {rule}, got {name!r}")
             raise ValueError(_unknown("data.options", name, options))
         if type(value) is not type(options[name]):
             kind = type(options[name]).__name__
             raise ValueError(f"data.options.{name} must be a {kind}, got {value!r}")
         options[name] = value
     report = ReadReport()
-    read = reader.read(files, report, **options)
+    given = {"data": data} if reader.takes_data else {}
+    read = reader.read(files, report, **given, **options)
     if isinstance(read, pd.DataFrame):
         read = pa.Table.from_pandas(read, preserve_index=False).to_reader(ROWS_PER_BATCH)
     return InteractionStream(read, report)

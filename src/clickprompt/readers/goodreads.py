@@ -185,7 +185,7 @@ def _csv_rows(files: Mapping[str, Path], names: _Names, report: ReadReport) -> I
         table = unique_ids(table, keys[0], report)
         indices[column], ids[column] = IdIndex(table[keys[0]]), table[column]
 
-    columns = ("user_id", "book_id", "rating", "is_read")
+    columns = ("user_id", "book_id", "is_read", "rating")  # in the order of the file
     blocks = stream_table(
         files, names.interactions, columns, separator=",", kind="dropped", report=report
     )

@@ -30,6 +30,7 @@ def create_pipeline() -> Pipeline:
                 inputs="ingestion_report",
                 outputs=None,
                 name="show_ingestion_report",
+                tags="show",
             ),
         ],
         namespace="ingestion",

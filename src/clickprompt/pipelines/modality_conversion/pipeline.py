@@ -72,6 +72,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["data_report", "filter_report", "ingestion_report", "params:data"],
                 outputs=None,
                 name="compare_counts",
+                tags="show",
             ),
         ],
         namespace="modality_conversion",
