@@ -191,6 +191,8 @@ def _csv_rows(files: Mapping[str, Path], names: _Names, report: ReadReport) -> I
     )
     for table in _gathered(blocks):
         table = _with_ids(table, report)
+        is_number = np.isfinite(numbers(table["rating"]))  # the report shows the text that is none
+        table = table.without(~is_number, "rating_is_not_a_number", report)
         table = _rated(table.replaced(rating=pa.array(numbers(table["rating"]))), report)
         for column, index in indices.items():
             at = index.positions(table[column])
