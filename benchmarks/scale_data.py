@@ -4,8 +4,8 @@ Every value is a hash of its row's or its book's number, so that a part of the t
 written without the rest: the same seed and number of rows give the same table, whatever the size
 of the parts. Rows are in random order (the published file is ordered by user), with users about
 rows / 50, books about rows / 100, and popular books, active users and productive authors more
-often than others. A book has one value in each field; fields have missing values where those of
-Goodreads have.
+often than others. A book has one value in each field, missing where Goodreads has gaps; a user may
+have rated a book twice.
 
     python -m benchmarks.scale_data ROWS TARGET [--csv] [--seed 0]
 """
@@ -186,7 +186,7 @@ class Interactions:
         }
         return pa.table([columns[name] for name in SCHEMA.names], SCHEMA)
 
-    def parts(self, size: int = ROWS_PER_PART) -> Iterator[pa.Table]:
+    def parts(self, size: int) -> Iterator[pa.Table]:
         """The whole table, at most ``size`` rows at a time."""
         for start in range(0, self.rows, size):
             yield self.part(start, min(start + size, self.rows))
@@ -284,7 +284,7 @@ class Interactions:
 def write_parquet(path: Path, rows: int, seed: int = 0) -> None:
     """Write the table as Parquet, one row group for each part."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        for part in Interactions(rows, seed).parts():
+        for part in Interactions(rows, seed).parts(ROWS_PER_PART):
             writer.write_table(part)
 
 
@@ -292,7 +292,7 @@ def write_csv(path: Path, rows: int, seed: int = 0) -> None:
     """Write the table as CSV with a header; missing values are empty."""
     options = pa_csv.WriteOptions(quoting_style="needed")
     with pa_csv.CSVWriter(path, SCHEMA, write_options=options) as writer:
-        for part in Interactions(rows, seed).parts():
+        for part in Interactions(rows, seed).parts(ROWS_PER_PART):
             writer.write_table(part)
 
 

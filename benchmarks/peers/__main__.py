@@ -1,8 +1,9 @@
 """Our conversion against RecBole's and FuxiCTR's own preprocessing of the same rows.
 
 All read the same generated table (``benchmarks.scale_data``), each from the format it likes best,
-in a process of its own, taking turns; the median counts. Imports are not timed. The output of
-the others is checked against the table. They are installed into environments of their own.
+in a process of its own, taking turns. The quickest run counts, since on a machine with other work
+the slower ones measure that work; imports are not timed. The others are installed into
+environments of their own, and their output is checked against the table.
 
     python -m benchmarks.peers [--rows 1000000] [--engines pandas polars] [--repeats 3]
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -53,7 +53,7 @@ def run(
 
     Returns:
         ``rows``, ``fields``, ``repeats`` and ``entries``: for each engine and each way of a library
-        the ``seconds`` (median and all), ``rows_per_second``, ``peak_memory_mb``, ``versions``.
+        the ``seconds`` (least and all), ``rows_per_second``, ``peak_memory_mb``, ``versions``.
 
     Raises:
         ValueError: an engine is unknown or not installed.
@@ -115,7 +115,7 @@ def _measure(peer: str, command: list[str], table: Any, work: Path) -> dict[str,
 
 
 def _summary(name: str, entries: list[dict[str, Any]], rows: int) -> dict[str, Any]:
-    seconds = statistics.median(entry["seconds"] for entry in entries)
+    seconds = min(entry["seconds"] for entry in entries)
     return {
         "name": name,
         "seconds": round(seconds, 3),
