@@ -32,7 +32,7 @@ ENGINES = {"pandas": "pandas", "polars": "polars", "duckdb": "duckdb", "spark": 
 ROWS = (1_000_000, 5_000_000, 20_000_000, 50_000_000)
 WORK = REPOSITORY / "build" / "benchmarks"
 SHARE_OF_MEMORY = 0.85  # a cell that needs more is stopped before the machine is in trouble
-SPARK_MEMORY = "8g"
+SPARK_MEMORY = "8g"  # of its Java process, which takes what it may
 
 
 def convert(interactions: Path, engine: str, target: Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def convert(interactions: Path, engine: str, target: Path) -> dict[str, Any]:
     Args:
         interactions: the table as Parquet.
         engine: one of ``ENGINES``.
-        target: folder of the model input.
+        target: folder of the model input; the codes of the fields are kept beside it.
 
     Returns:
         ``rows``, ``labelled_rows``, ``seconds`` (imports and the start of the engine excluded),
@@ -52,7 +52,8 @@ def convert(interactions: Path, engine: str, target: Path) -> dict[str, Any]:
 
     data = data_parameters()
     tokenizer = _tokenizer_file()
-    connection = _start(engine)
+    frames = _frames(interactions, engine)
+    codes_folder = target.with_name(f"{target.name}_codes")
     seconds = {"imports and start": time.perf_counter() - started}
     started = last = time.perf_counter()
 
@@ -60,24 +61,22 @@ def convert(interactions: Path, engine: str, target: Path) -> dict[str, Any]:
         nonlocal last
         seconds[step], last = time.perf_counter() - last, time.perf_counter()
 
-    # --- the calls that are measured -----------------------------------------------------
-    frame = _open(interactions, engine, connection)
+    # the steps of the pipeline, which keeps the codes in a folder, too
+    frame = frames.load()
     lap("open")
     samples = modality.label_and_split(frame, data)
-    del frame
     lap("label and split")
-    id_view = modality.build_id_view(samples, data)
+    codes = modality.encode_fields(frame, samples, data, codes_folder)
+    del frame, samples
+    lap("encode fields")
+    id_view = modality.build_id_view(codes, data)
     lap("id view")
-    text_view = modality.build_text_view(samples, data)
-    del samples
+    text_view = modality.build_text_view(codes, data)
     lap("text view")
-    pieces = modality.tokenise_pieces(
-        text_view, tokenizer, max_tokens=512, split_rows=id_view.split_rows
-    )
+    pieces = modality.tokenise_pieces(text_view, codes, tokenizer, max_tokens=512)
     lap("tokens")
-    model_input = modality.write_model_input(target, id_view, text_view, pieces)
+    model_input = modality.write_model_input(target, codes, id_view, text_view, pieces)
     lap("write")
-    # -------------------------------------------------------------------------------------
     return {
         "labelled_rows": len(model_input.labels),
         "pieces": len(model_input.piece_offsets) - 1,
@@ -119,13 +118,16 @@ def measure(
     """
     require_engine(engine)
     table = interactions_file(rows, work)
-    target = work / f"model_input_{engine}"
-    shutil.rmtree(target, ignore_errors=True)
+    scratch = work / f"scratch_{engine}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
     command = [sys.executable, "-m", "benchmarks.scale", "--convert", str(table), engine]
     try:
-        measured = run_measured([*command, str(target)], folder=REPOSITORY, limit_mb=limit_mb)
+        measured = run_measured(
+            [*command, str(scratch / "model_input")], folder=REPOSITORY, limit_mb=limit_mb
+        )
     finally:
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     own_peak = measured.result.pop("own_peak_mb")
     return {
         "engine": engine,
@@ -214,40 +216,27 @@ def ordered(cells: Any) -> list[dict[str, Any]]:
     return sorted(cells, key=lambda cell: (names.index(cell["engine"]), cell["rows"]))
 
 
-def _start(engine: str) -> Any:
-    """What the engine needs before it reads: Spark's session; else nothing."""
-    if engine != "spark":
-        importlib.import_module(ENGINES[engine])
-        return None
-    from pyspark.sql import SparkSession
+def _frames(interactions: Path, engine: str) -> Any:
+    """The dataset of the engine's environment in ``conf``, on this table; Spark is started."""
+    from kedro.config import OmegaConfigLoader
+    from kedro.io import AbstractDataset
 
-    session = (
-        SparkSession.builder.master("local[*]")
-        .config("spark.driver.memory", SPARK_MEMORY)
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.ui.enabled", "false")
-        .getOrCreate()
+    # not with clickprompt.settings, which imports the tracking too
+    loader = OmegaConfigLoader(
+        conf_source=str(REPOSITORY / "conf"),
+        base_env="base",
+        default_run_env="base",
+        env="base" if engine == "pandas" else engine,
+        config_patterns={"spark": ["spark*"]},
     )
-    session.sparkContext.setLogLevel("ERROR")
-    return session
-
-
-def _open(interactions: Path, engine: str, connection: Any) -> Any:
-    """The table as a frame of the engine; lazy where the engine is."""
     if engine == "spark":
-        return connection.read.parquet(str(interactions))
-    if engine == "duckdb":
-        import duckdb
+        from clickprompt.hooks import start_spark
 
-        return duckdb.read_parquet(str(interactions))
-    if engine == "polars":
-        import polars
-
-        return polars.read_parquet(interactions)
-    import pandas
-
-    return pandas.read_parquet(interactions)
+        start_spark({**loader["spark"], "spark.driver.memory": SPARK_MEMORY})
+    entry = loader["catalog"]["interactions@frame"]
+    return AbstractDataset.from_config(
+        "interactions@frame", {**entry, "filepath": str(interactions.resolve())}
+    )
 
 
 def _tokenizer_file() -> Path:
