@@ -1,7 +1,8 @@
 """Run the speed benchmarks one after the other: ``python -m benchmarks [name ...]``.
 
-Each prints its result and writes it to ``benchmarks/results/<name>.json``. The accuracy
-benchmark takes an hour and is started by itself: ``python -m benchmarks.accuracy``.
+Each prints its result and writes it to ``benchmarks/results/<name>.json``. Others take
+long or install other libraries, and are started by themselves: ``python -m benchmarks.accuracy``,
+``python -m benchmarks.scale`` and ``python -m benchmarks.peers``.
 """
 
 from __future__ import annotations

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import grid as _grid
+from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
+from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.results import FOLDER
 from clickprompt.evaluation.significance import holm
 
@@ -36,6 +40,8 @@ def page() -> str:
     for name, section in (
         ("pretraining_step", _step),
         ("conversion", _conversion),
+        ("scale", scale_section),
+        ("peers", peers_section),
         ("startup", _startup),
     ):
         if (FOLDER / f"{name}.json").exists():
@@ -263,20 +269,20 @@ def _startup(result: dict[str, Any]) -> str:
     )
 
 
-def _origin(result: dict[str, Any]) -> str:
-    return f"{result['date']}, {result['machine']}."
-
-
-def _grid(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _read(path: Any) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
 
 
+def figures() -> dict[Path, str]:
+    """The figures of the page: path -> content."""
+    path = FOLDER / "scale.json"
+    drawn = scale_figure(_read(path)) if path.exists() else None
+    return {} if drawn is None else {PAGE.parent / FIGURE: drawn}
+
+
 if __name__ == "__main__":
+    for figure_path, drawing in figures().items():
+        figure_path.write_text(drawing, encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -106,7 +106,8 @@ def check_module(module: str, words: list[str]) -> None:
     if module == "benchmarks":
         assert set(words) <= set(SPEED)
         return
-    source = REPOSITORY / f"{module.replace('.', '/')}.py"
+    place = REPOSITORY / module.replace(".", "/")
+    source = place / "__main__.py" if place.is_dir() else place.with_name(f"{place.name}.py")
     if not words and "argparse" not in source.read_text():
         return  # it has no help: calling it would do its work
     done = subprocess.run(
