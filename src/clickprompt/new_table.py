@@ -18,7 +18,7 @@ from kedro.utils import find_kedro_project
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clickprompt.readers.proposal import ColumnGuess, Proposal
+    from clickprompt.readers.table.proposal import ColumnGuess, Proposal
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # YAML reads these as something else than text when they are not quoted
@@ -41,7 +41,7 @@ def new_table(files: tuple[Path, ...], name: str, label: str | None) -> None:
     """
     from rich.console import Console
 
-    from clickprompt.readers.proposal import propose
+    from clickprompt.readers.table.proposal import propose
 
     project = find_kedro_project(Path.cwd())
     if project is None:
@@ -100,7 +100,7 @@ def environment_files(proposal: Proposal, name: str, project: Path) -> dict[str,
 
 def _parameters(proposal: Proposal) -> list[str]:
     """Lines of parameters.yml."""
-    from clickprompt.readers.sniffing import CRITEO
+    from clickprompt.readers.table.sniffing import CRITEO
 
     table, label = proposal.table, proposal.label
     time = proposal.column("time")

@@ -20,7 +20,8 @@ from clickprompt.modality import (
     label_and_split,
 )
 from clickprompt.parameters import DataParameters
-from clickprompt.readers import ReadResult, blocks, read_interactions
+from clickprompt.readers import ReadResult, read_interactions
+from clickprompt.readers.formats import line_blocks as blocks
 
 DATA = DataParameters(
     reader="amazon_toys",
@@ -486,7 +487,7 @@ def test_chunks_change_nothing(tmp_path, monkeypatch):
     """Blocks of the file, and chunks of rows, cut anywhere."""
     reviews = lines(*(review_2014(f"A{n}", rating=n % 5 + 1) for n in range(50)))
     expected = read(tmp_path, "2014", reviews)
-    monkeypatch.setattr("clickprompt.readers.records.CHUNK_ROWS", 7)
+    monkeypatch.setattr("clickprompt.readers.formats.records.CHUNK_ROWS", 7)
     for size in (1, 13, 1000):
         monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
         found = read(tmp_path, "2014", reviews)

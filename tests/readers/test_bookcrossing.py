@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from clickprompt.modality import label_and_split
 from clickprompt.parameters import DataParameters, check_parameters
 from clickprompt.readers import ReadResult, read_interactions
-from clickprompt.readers.files import LINES_PER_ROW, read_table
+from clickprompt.readers.formats.text_table import LINES_PER_ROW, read_table
 from clickprompt.readers.report import ReadReport
 from tests.docs.test_readme import configuration
 from tests.reference import bookcrossing_twin as twin

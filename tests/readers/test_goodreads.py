@@ -24,9 +24,11 @@ from clickprompt.modality import (
     label_and_split,
 )
 from clickprompt.parameters import DataParameters
-from clickprompt.readers import ReadResult, blocks, goodreads, read_interactions
+from clickprompt.readers import ReadResult, read_interactions
 from clickprompt.readers import stream_interactions as stream
-from clickprompt.readers.goodreads_genres import NO_GENRE_NAMES, NO_GENRE_WORDS, is_genre
+from clickprompt.readers.formats import line_blocks as blocks
+from clickprompt.readers.goodreads import reader as goodreads
+from clickprompt.readers.goodreads.genres import NO_GENRE_NAMES, NO_GENRE_WORDS, is_genre
 
 DATA = DataParameters(
     reader="goodreads",

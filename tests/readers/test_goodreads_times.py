@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clickprompt.readers.goodreads_times import DAYS, MONTHS, PATTERN, seconds
+from clickprompt.readers.goodreads.times import DAYS, MONTHS, PATTERN, seconds
 
 FORMAT = "%a %b %d %H:%M:%S %z %Y"
 TEXT = pa.large_string()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clickprompt.readers.ids import IdIndex
+from clickprompt.readers.formats.ids import IdIndex
 
 IDS = st.one_of(
     st.integers(0, 30).map(str),

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from clickprompt.readers import blocks, json_lines
-from clickprompt.readers.json_lines import read_columns, read_records
+from clickprompt.readers.formats import json_lines
+from clickprompt.readers.formats import line_blocks as blocks
+from clickprompt.readers.formats.json_lines import read_columns, read_records
 from clickprompt.readers.report import ReadReport
 
 SCHEMA = pa.schema({"id": pa.large_string(), "n": pa.float64(), "yes": pa.bool_()})

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clickprompt.readers.proposal import Proposal, propose
-from clickprompt.readers.sniffing import sniff
+from clickprompt.readers.table.proposal import Proposal, propose
+from clickprompt.readers.table.sniffing import sniff
 from tests.readers.tables import CRITEO_COLUMNS, avazu, criteo
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clickprompt.readers import blocks
-from clickprompt.readers.files import TextTable, read_table, stream_table
+from clickprompt.readers.formats import line_blocks as blocks
+from clickprompt.readers.formats.text_table import TextTable, read_table, stream_table
 from clickprompt.readers.report import ReadReport
 
 COLUMNS = ("b", "a")

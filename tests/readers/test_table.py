@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clickprompt.parameters import DataParameters
-from clickprompt.readers import delimited, read_interactions, stream_interactions
+from clickprompt.readers import read_interactions, stream_interactions
+from clickprompt.readers.table import delimited
 from tests.readers.tables import (
     CRITEO_COLUMNS,
     avazu,
@@ -322,7 +323,7 @@ def test_files_that_cannot_be_used(tmp_path, raw, table, message):
 
 
 def test_a_line_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("clickprompt.readers.text_blocks.LONGEST_LINE_BYTES", 100)
+    monkeypatch.setattr("clickprompt.readers.table.text_blocks.LONGEST_LINE_BYTES", 100)
     monkeypatch.setattr(delimited, "BLOCK_BYTES", 50)
     with pytest.raises(ValueError, match="lines of at most 100 bytes, got a longer one, line 3"):
         read(tmp_path, b"label,a\n1,x\n" + b"y" * 200)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from clickprompt.pipelines.ingestion.nodes import show_ingestion_report
 from clickprompt.readers.report import ReadReport
-from clickprompt.readers.tables import printable, report_table
+from clickprompt.readers.report_table import printable, report_table
 
 
 def a_report(text: str = "1::9::5::1") -> dict:

@@ -29,12 +29,14 @@ import pyarrow as pa
 from clickprompt.parameters import DataParameters
 from clickprompt.readers import bookcrossing, movielens
 from clickprompt.readers.amazon_toys import read_amazon_toys
-from clickprompt.readers.blocks import ROWS_PER_BATCH
 from clickprompt.readers.bookcrossing import read_bookcrossing
+from clickprompt.readers.formats.line_blocks import ROWS_PER_BATCH
 from clickprompt.readers.goodreads import read_goodreads
-from clickprompt.readers.movielens_1m import read_movielens_1m
-from clickprompt.readers.movielens_100k import read_movielens_100k
-from clickprompt.readers.movielens_small import read_movielens_small
+from clickprompt.readers.movielens import (
+    read_movielens_1m,
+    read_movielens_100k,
+    read_movielens_small,
+)
 from clickprompt.readers.report import ReadReport
 from clickprompt.readers.table import read_table_files
 

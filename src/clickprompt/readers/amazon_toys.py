@@ -37,17 +37,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.blocks import example
-from clickprompt.readers.files import TextTable, require_usable
-from clickprompt.readers.json_lines import read_records
-from clickprompt.readers.ratings import unique_ids
-from clickprompt.readers.records import (
+from clickprompt.readers.formats.json_lines import read_records
+from clickprompt.readers.formats.line_blocks import example
+from clickprompt.readers.formats.records import (
     collect,
     encodable,
     finite_number,
     joined_surrogates,
     wrong_id,
 )
+from clickprompt.readers.formats.text_table import TextTable, require_usable
+from clickprompt.readers.ratings import unique_ids
 from clickprompt.readers.report import ReadReport
 
 SCALE = (1.0, 5.0)

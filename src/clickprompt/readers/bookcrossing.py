@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.files import TextTable, read_table, to_numpy
+from clickprompt.readers.formats.text_table import TextTable, read_table, to_numpy
 from clickprompt.readers.ratings import join_ratings, numbers, unique_ids
 from clickprompt.readers.report import ReadReport
 

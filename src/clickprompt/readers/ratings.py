@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.files import TextTable, require_usable, to_numpy
+from clickprompt.readers.formats.text_table import TextTable, require_usable, to_numpy
 from clickprompt.readers.report import ReadReport
 
 

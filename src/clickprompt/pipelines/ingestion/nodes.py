@@ -23,6 +23,6 @@ def show_ingestion_report(ingestion_report: dict[str, Any]) -> None:
     """Print what became of the rows of the raw files; also where nothing had to be read."""
     from rich.console import Console
 
-    from clickprompt.readers.tables import report_table
+    from clickprompt.readers.report_table import report_table
 
     Console().print(report_table(ingestion_report))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clickprompt.readers.files import TextTable
+from clickprompt.readers.formats.text_table import TextTable
 
 CHUNK_ROWS = 100_000  # Python objects of so many rows are in memory at once
 

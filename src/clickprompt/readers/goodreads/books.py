@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.blocks import example
-from clickprompt.readers.files import TextTable, require_usable
-from clickprompt.readers.goodreads_genres import genres_of_shelves, published_genres
-from clickprompt.readers.ids import IdIndex
-from clickprompt.readers.json_lines import read_records
+from clickprompt.readers.formats.ids import IdIndex
+from clickprompt.readers.formats.json_lines import read_records
+from clickprompt.readers.formats.line_blocks import example
+from clickprompt.readers.formats.records import collect, joined_surrogates, wrong_id
+from clickprompt.readers.formats.text_table import TextTable, require_usable
+from clickprompt.readers.goodreads.genres import genres_of_shelves, published_genres
 from clickprompt.readers.ratings import unique_ids
-from clickprompt.readers.records import collect, joined_surrogates, wrong_id
 from clickprompt.readers.report import ReadReport
 
 # columns of the interactions table that belong to the book, in the order of the fields

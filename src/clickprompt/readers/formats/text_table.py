@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.blocks import LineBlocks
+from clickprompt.readers.formats.line_blocks import LineBlocks
 from clickprompt.readers.report import EXAMPLES_PER_REASON, ReadReport
 
 SEPARATORS = ("::", "\t", ",", ";", "|")

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clickprompt.readers.files import TextTable, read_table
-from clickprompt.readers.movielens import GENRE_SEPARATOR, split_titles
+from clickprompt.readers.formats.text_table import TextTable, read_table
+from clickprompt.readers.movielens.shared import GENRE_SEPARATOR, split_titles
 from clickprompt.readers.ratings import join_ratings, unique_ids
 from clickprompt.readers.report import ReadReport
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from clickprompt.readers.records import finite_number, joined_surrogates
+from clickprompt.readers.formats.records import finite_number, joined_surrogates
 
 SEPARATOR = "|"
 MOST_SHELVES = 5  # the most popular ones that are genres

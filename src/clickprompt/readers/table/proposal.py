@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clickprompt.parameters import TableParameters
-from clickprompt.readers.cells import NUMBER, number_cells, text_cells, time_cells, time_part
-from clickprompt.readers.sniffing import Sample, read_sample
+from clickprompt.readers.table.cells import NUMBER, number_cells, text_cells, time_cells, time_part
+from clickprompt.readers.table.sniffing import Sample, read_sample
 
 Role = Literal["label", "user", "item", "time", "split", "field", "left out"]
 

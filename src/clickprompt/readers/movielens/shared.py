@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.files import TextTable, to_numpy
+from clickprompt.readers.formats.text_table import TextTable, to_numpy
 from clickprompt.readers.report import ReadReport
 
 GENRE_SEPARATOR = "|"

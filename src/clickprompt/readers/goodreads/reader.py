@@ -29,14 +29,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.blocks import ROWS_PER_BATCH
-from clickprompt.readers.files import TextTable, read_table, stream_table, to_numpy
-from clickprompt.readers.goodreads_books import BOOK_COLUMNS, Books, read_books
-from clickprompt.readers.goodreads_times import seconds
-from clickprompt.readers.ids import IdIndex
-from clickprompt.readers.json_lines import read_columns
+from clickprompt.readers.formats.ids import IdIndex
+from clickprompt.readers.formats.json_lines import read_columns
+from clickprompt.readers.formats.line_blocks import ROWS_PER_BATCH
+from clickprompt.readers.formats.records import encodable, finite_number, wrong_id
+from clickprompt.readers.formats.text_table import TextTable, read_table, stream_table, to_numpy
+from clickprompt.readers.goodreads.books import BOOK_COLUMNS, Books, read_books
+from clickprompt.readers.goodreads.times import seconds
 from clickprompt.readers.ratings import numbers, unique_ids
-from clickprompt.readers.records import encodable, finite_number, wrong_id
 from clickprompt.readers.report import ReadReport
 
 SCALE = (1.0, 5.0)
@@ -101,7 +101,8 @@ def read_goodreads(files: Mapping[str, Path], report: ReadReport) -> pa.RecordBa
     if not names.is_csv:
         fields["timestamp"] = pa.int64()
     schema = pa.schema(fields)
-    return pa.RecordBatchReader.from_batches(schema, _batches(rows, books, schema, report))
+    batches = _batches(rows, names.interactions, books, schema, report)
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def _names(files: Mapping[str, Path]) -> _Names:
@@ -243,7 +244,7 @@ def _rated(table: TextTable, report: ReadReport) -> TextTable:
 
 
 def _batches(
-    tables: Iterator[TextTable], books: Books, schema: pa.Schema, report: ReadReport
+    tables: Iterator[TextTable], name: str, books: Books, schema: pa.Schema, report: ReadReport
 ) -> Iterator[pa.RecordBatch]:
     for table in tables:
         _require_usable(table, report)
@@ -267,7 +268,7 @@ def _batches(
         yield pa.record_batch([columns[name] for name in schema.names], schema=schema)
     if report.rows_kept == 0:
         raise ValueError(
-            f"the interactions must hold rows with a rating, got none in {report.rows_read} rows "
+            f"{name} must hold rows with a rating, got none in {report.rows_read} rows "
             f"({_counts(report)})"
         )
 

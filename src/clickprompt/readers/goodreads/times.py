@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.files import to_numpy
+from clickprompt.readers.formats.text_table import to_numpy
 
 PATTERN = "Fri Apr 19 08:15:15 -0700 2013"
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from clickprompt.files import file_digest
-from clickprompt.readers.delimited import Batch
 from clickprompt.readers.report import ReadReport
+from clickprompt.readers.table.delimited import Batch
 
 ROWS_PER_BATCH = 1 << 17
 

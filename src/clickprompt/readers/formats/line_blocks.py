@@ -55,7 +55,7 @@ class LineBlocks:
         """Yield the blocks."""
         digest = hashlib.sha256()
         rest = b""
-        for position, block in enumerate(_unpacked(self.path)):
+        for position, block in enumerate(unpacked_blocks(self.path, BLOCK_BYTES)):
             digest.update(block)
             if position == 0:
                 block = self._start(block)
@@ -127,14 +127,14 @@ def example(line: bytes) -> str:
     return line[: 4 * EXAMPLE_LENGTH].decode("utf-8", "replace").strip()[: EXAMPLE_LENGTH + 1]
 
 
-def _unpacked(path: Path) -> Iterator[bytes]:
-    """The unpacked bytes."""
+def unpacked_blocks(path: Path, size: int) -> Iterator[bytes]:
+    """Bytes of a file, plain or gzipped; a damaged gzip file is a ValueError."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     stream: io.BufferedIOBase
     with gzip.open(path) if packed else path.open("rb") as stream:
         try:
-            while block := stream.read(BLOCK_BYTES):
+            while block := stream.read(size):
                 yield block
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from clickprompt.readers.blocks import LineBlocks, example
-from clickprompt.readers.files import TextTable
+from clickprompt.readers.formats.line_blocks import LineBlocks, example
+from clickprompt.readers.formats.text_table import TextTable
 from clickprompt.readers.report import ReadReport
 
 

@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from clickprompt.parameters import DataParameters, TableParameters
-from clickprompt.readers.cells import (
+from clickprompt.readers.report import EXAMPLES_PER_REASON, ReadReport
+from clickprompt.readers.table.cells import (
     TIME_PARTS,
     Converted,
     check_time_format,
@@ -31,9 +32,8 @@ from clickprompt.readers.cells import (
     time_cells,
     time_part,
 )
-from clickprompt.readers.delimited import Batch, DelimitedFile
-from clickprompt.readers.parquet import ParquetFile
-from clickprompt.readers.report import EXAMPLES_PER_REASON, ReadReport
+from clickprompt.readers.table.delimited import Batch, DelimitedFile
+from clickprompt.readers.table.parquet import ParquetFile
 
 COLUMNS_SHOWN = 60  # of a file, in a message
 STRUCTURAL = ("misplaced_quote", "wrong_number_of_cells")  # reasons that speak of the format

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import hashlib
-import io
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from clickprompt.readers.formats.line_blocks import unpacked_blocks
 from clickprompt.readers.report import ReadReport
 
 BLOCK_BYTES = 1 << 23
@@ -75,21 +73,6 @@ def count_lines(text: bytes) -> int:
     if b"\r" in text:
         count += text.count(b"\r") - text.count(b"\r\n")
     return count
-
-
-def unpacked_blocks(path: Path, size: int) -> Iterator[bytes]:
-    """Bytes of a file, plain or gzipped; a damaged gzip file is a ValueError."""
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    stream: io.BufferedIOBase
-    with gzip.open(path) if packed else path.open("rb") as stream:
-        try:
-            while block := stream.read(size):
-                yield block
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(
-                f"{path} must be a whole gzip file, got a damaged one: {error}"
-            ) from None
 
 
 def _start(

@@ -25,7 +25,7 @@ import pyarrow.csv
 
 from clickprompt.parameters import TableParameters
 from clickprompt.readers.report import EXAMPLE_LENGTH, EXAMPLES_PER_REASON, ReadReport
-from clickprompt.readers.text_blocks import BLOCK_BYTES, count_lines, text_blocks
+from clickprompt.readers.table.text_blocks import BLOCK_BYTES, count_lines, text_blocks
 
 LONGEST_ROW_BYTES = (
     1 << 20

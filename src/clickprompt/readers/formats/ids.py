@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickprompt.readers.files import to_numpy
+from clickprompt.readers.formats.text_table import to_numpy
 
 MOST_DIGITS = 18  # of a whole number that fits into int64 whatever its digits
 

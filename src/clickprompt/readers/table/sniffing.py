@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clickprompt.parameters import TableParameters
-from clickprompt.readers.cells import NUMBER
-from clickprompt.readers.delimited import DELIMITERS, DelimitedFile
-from clickprompt.readers.parquet import ParquetFile
+from clickprompt.readers.formats.line_blocks import unpacked_blocks
 from clickprompt.readers.report import ReadReport
-from clickprompt.readers.text_blocks import text_blocks, unpacked_blocks
+from clickprompt.readers.table.cells import NUMBER
+from clickprompt.readers.table.delimited import DELIMITERS, DelimitedFile
+from clickprompt.readers.table.parquet import ParquetFile
+from clickprompt.readers.table.text_blocks import text_blocks
 
 ENCODINGS = ("utf-8", "cp1252", "latin-1")
 LINES_SNIFFED = 500

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from clickprompt.readers.files import read_table
-from clickprompt.readers.movielens import decode, genres_or_null, split_titles
+from clickprompt.readers.formats.text_table import read_table
+from clickprompt.readers.movielens.shared import decode, genres_or_null, split_titles
 from clickprompt.readers.ratings import join_ratings, unique_ids
 from clickprompt.readers.report import ReadReport
 

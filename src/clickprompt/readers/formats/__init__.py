@@ -1,0 +1,1 @@
+"""How published files are written: lines, delimited tables, records; for all readers."""
