@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from clickprompt.modality.engines import column_array, record_batches
 from clickprompt.modality.samples import is_labelled, require_columns, split_rows
 from clickprompt.parameters import DataParameters
 from clickprompt.progress import RateProgress
+
+THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -159,31 +163,41 @@ def _encode(
     write: Callable[[int, np.ndarray], None],
 ) -> tuple[Column, ...]:
     """Codes to ``write(start, codes (n, C))``, in pieces that follow each other in the samples."""
-    encoders = {name: ColumnEncoder() for name in names}
+    encoders = [ColumnEncoder() for _ in names]
     counts = [np.zeros(0, dtype=np.int64) for _ in names]
     positions = _Positions(samples)
     train = split_rows(samples["split"].to_numpy())[0]
     written = 0
+
+    def encode(
+        batch: pa.RecordBatch,
+        rows: pa.Array | None,
+        order: np.ndarray,
+        in_train: int,
+        block: np.ndarray,
+        position: int,
+    ) -> None:
+        """One column of a batch into the block; ``rows`` are those of the samples, if not all."""
+        column, encoder = batch[names[position]], encoders[position]
+        # values of rows that are no samples must get no code
+        found = encoder.encode(column if rows is None else column.take(rows))
+        found = found[order] if rows is None else found
+        block[:, position] = found
+        counts[position] = _add_counts(counts[position], found[:in_train], len(encoder.values))
+
     with ExitStack() as stack:
         bar = stack.enter_context(RateProgress("reading fields", total=len(samples)))
+        # Arrow's part of the work runs beside that of other columns
+        pool = stack.enter_context(ThreadPoolExecutor(THREADS))
         for batch in record_batches(frame, list(dict.fromkeys(["row", *names]))):
             at = positions.find(column_array(batch, "row"))
             order = np.argsort(at, kind="stable")
             order = order[np.searchsorted(at[order], 0) :]  # without rows that are no samples
             at = at[order]
             block = np.empty((len(at), len(names)), dtype=np.int32)
-            kept = order if len(order) < batch.num_rows else slice(None)
-            in_train = at < train
-            for position, name in enumerate(names):
-                column = batch[name]
-                if not isinstance(kept, slice):
-                    column = column.take(pa.array(kept))
-                    block[:, position] = encoders[name].encode(column)
-                else:
-                    block[:, position] = encoders[name].encode(column)[order]
-                counts[position] = _add_counts(
-                    counts[position], block[in_train, position], len(encoders[name].values)
-                )
+            rows = pa.array(order) if len(order) < batch.num_rows else None
+            in_train = int(np.searchsorted(at, train))
+            list(pool.map(partial(encode, batch, rows, order, in_train, block), range(len(names))))
             for start, stop in _runs(at):
                 write(int(at[start]), block[start:stop])
             written += len(at)
@@ -194,8 +208,8 @@ def _encode(
             f"{written} of their rows"
         )
     return tuple(
-        Column(name, [as_text(value) for value in encoders[name].values], count)
-        for name, count in zip(names, counts, strict=True)
+        Column(name, [as_text(value) for value in encoder.values], count)
+        for name, encoder, count in zip(names, encoders, counts, strict=True)
     )
 
 

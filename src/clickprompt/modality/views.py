@@ -8,7 +8,7 @@ Letters: C columns, F fields, P pieces.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,10 +128,10 @@ def build_text_view(field_codes: FieldCodes, data: DataParameters) -> TextView:
         numbers: dict[str, int] = {}
         table = np.empty(len(column.values), dtype=np.int32)
         # in the order of the values: the same pieces for any order of the rows
+        write = _piece_writer(field, data, first=position == 0)
         ordered = sorted(enumerate(column.values), key=lambda v: (v[1] or "", v[1] is not None))
         for code, value in ordered:
-            text = piece_text(value, field, data, first=position == 0)
-            table[code] = numbers.setdefault(text, len(pieces) + len(numbers))
+            table[code] = numbers.setdefault(write(value), len(pieces) + len(numbers))
         used = np.zeros(len(numbers), dtype=bool)
         used[table[column.train_counts > 0] - len(pieces)] = True
         pieces.extend(numbers)
@@ -144,13 +144,26 @@ def piece_text(
     cell: str | None, field: FieldParameters, data: DataParameters, *, first: bool
 ) -> str:
     """The text of one cell: the template, filled in, with a space in front unless it is first."""
-    # NOTE[DIFF]: the reference writes missing values as "nan" or "None"; here data.missing_word
-    text = cell_text(cell, field)
-    value = data.missing_word if text is None or not text.strip() else text
-    parts = {"{field}": field.name, "{value}": value}
+    return _piece_writer(field, data, first=first)(cell)
+
+
+def _piece_writer(
+    field: FieldParameters, data: DataParameters, *, first: bool
+) -> Callable[[str | None], str]:
+    """``piece_text`` of one field, with the template taken apart once."""
     # not str.format: other braces of the template are the user's own text
-    filled = re.sub(r"\{field\}|\{value\}", lambda found: parts[found[0]], data.template)
-    return filled if first else " " + filled
+    before, *after = (
+        part.replace("{field}", field.name) for part in data.template.split("{value}")
+    )
+    before = before if first else " " + before
+
+    # NOTE[DIFF]: the reference writes missing values as "nan" or "None"; here data.missing_word
+    def write(cell: str | None) -> str:
+        text = cell_text(cell, field)
+        value = data.missing_word if text is None or not text.strip() else text
+        return value.join((before, *after))
+
+    return write
 
 
 def _look_up(tables: tuple[np.ndarray, ...], codes: np.ndarray) -> np.ndarray:

@@ -55,9 +55,10 @@ class Vocabulary:
             missing_id = len(edges) + 2 if missing else OUT_OF_VOCABULARY
             return cls(parameters, edges=edges, missing_id=missing_id)
         totals: dict[str | None, int] = {}
-        for cell, count in zip(column.values, counts, strict=True):
-            for value in cell_values(cell, parameters):
-                totals[value] = totals.get(value, 0) + int(count)
+        single = parameters.kind != "multi_valued"
+        for cell, count in zip(column.values, counts.tolist(), strict=True):
+            for value in (cell,) if single else cell_values(cell, parameters):
+                totals[value] = totals.get(value, 0) + count
         kept = [value for value, count in totals.items() if count >= parameters.min_count]
         kept.sort(key=lambda value: (value is not None, value or ""))  # the same for any row order
         return cls(parameters, values=tuple(kept))
@@ -80,6 +81,8 @@ class Vocabulary:
             numbers = _as_numbers(values, self.field)
             found = 1 + np.searchsorted(np.array(self.edges), numbers, side="right")
             return np.where(np.isnan(numbers), self.missing_id, found).astype(np.int32)
+        if self.field.kind == "categorical":
+            return np.array([self._ids.get(value, 0) for value in values], dtype=np.int32)
         cells = [[self._ids.get(v, 0) for v in cell_values(c, self.field)] for c in values]
         if not self.is_bag:
             return np.array([cell[0] for cell in cells], dtype=np.int32)
@@ -127,6 +130,8 @@ def cell_values(cell: str | None, parameters: FieldParameters) -> list[str | Non
 
 def cell_text(cell: str | None, parameters: FieldParameters) -> str | None:
     """What the text view says of one cell: its values, joined by a comma; None when missing."""
+    if parameters.kind != "multi_valued":
+        return cell
     values = cell_values(cell, parameters)
     return None if values[0] is None else ", ".join(str(value) for value in values)
 
