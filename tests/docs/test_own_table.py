@@ -124,7 +124,7 @@ def test_the_example_with_everything_is_valid_and_reads_a_table(tmp_path):
 
 def test_reasons_named_on_the_page_exist():
     source = "".join(
-        (REPOSITORY / "src/clickprompt/readers" / name).read_text()
+        (REPOSITORY / "src/clickprompt/readers/table" / name).read_text()
         for name in ("reader.py", "delimited.py")
     )
     section = read(OWN_TABLE).partition("## 4.")[2]
