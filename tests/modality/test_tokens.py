@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from clickprompt.modality import FieldCodes, PieceTokenizer, TextView, tokenise_pieces
+from clickprompt.modality.tokens import _token_table as token_table
 from clickprompt.modality.tokens import kept_lengths
 from clickprompt.modality.views import piece_text
 from tests.modality.conftest import make_byte_level_bpe, make_data, package_tokenizer_path
@@ -46,6 +47,21 @@ def test_tokens_of_the_pieces_are_the_tokens_of_the_sentence(request, name, cell
     ]
     whole = tokenizer.token_ids(["".join(pieces)])[0]
     assert list(chain.from_iterable(tokenizer.token_ids(pieces))) == whole
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(
+    cells=st.lists(values | st.text(" a.b\u00a0\t", max_size=8), min_size=1, max_size=8),
+    first=st.booleans(),
+)
+@example(cells=["a  b", " ", "tail ", None, "a b", "a\x1cb", ""], first=True)
+@settings(max_examples=200, deadline=None)
+def test_tokens_of_words_are_the_tokens_of_the_piece(request, name, cells, first):
+    tokenizer = request.getfixturevalue(name)
+    pieces = [piece_text(cell, DATA.fields[2], DATA, first=first) for cell in cells]
+    tokens, offsets = token_table(pieces, tokenizer)
+    found = [tokens[a:b].tolist() for a, b in pairwise(offsets)]
+    assert found == tokenizer.token_ids(pieces)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

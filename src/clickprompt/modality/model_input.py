@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,12 +244,15 @@ def _write_rows(
 def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Describe the files that are there: shapes, sizes and digests, and one digest of all."""
     files: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.iterdir()):
+    paths = sorted(folder.iterdir())
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(file_digest, paths))
+    for path, digest in zip(paths, digests, strict=True):
         entry: dict[str, Any] = {}
         if path.suffix == ".npy":
             array = np.load(path, mmap_mode=None if path.stat().st_size < 1 << 16 else "r")
             entry = {"shape": list(array.shape), "dtype": str(array.dtype)}
-        files[path.name] = {**entry, "bytes": path.stat().st_size, "sha256": file_digest(path)}
+        files[path.name] = {**entry, "bytes": path.stat().st_size, "sha256": digest}
     whole = {**metadata, "files": files}
     whole["digest"] = value_digest(whole)
     text = json.dumps(whole, indent=1, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Pieces -> tokens: every piece is tokenised once, for the whole data set.
+"""Pieces -> tokens: every word of a piece is tokenised once, for the whole data set.
 
 Tokenisers split on white space first, so the tokens of a sentence are those of its pieces in a
 row (proved by property tests and checked on a sample of rows at every run).
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -26,7 +27,7 @@ from clickprompt.modality.views import TextView
 from clickprompt.progress import RateProgress
 
 CHECKED_ROWS = 64
-PIECES_PER_CALL = 1 << 15  # the tokenizer makes large objects of them
+TEXTS_PER_CALL = 1 << 15  # the tokenizer makes large objects of them
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,40 @@ def tokenise_pieces(
 
 
 def _token_table(pieces: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all pieces in a row, and where each piece begins (P + 1,)."""
+    """Tokens of all pieces in a row, and where each piece begins (P + 1,).
+
+    A piece is made of words as a sentence is made of pieces, so each different word is tokenised
+    once.
+    """
+    numbers: dict[str, int] = {}
+    words, counts = array("i"), array("q", [0])
+    for piece in pieces:
+        parts = _words(piece)
+        words.extend([numbers.setdefault(part, len(numbers)) for part in parts])
+        counts.append(len(parts))
+    word = np.array(words)
+    tokens, offsets = _tokenised(list(numbers), fast)
+    lengths = np.diff(offsets)[word]
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    # token t of word w of the text stands at offsets[w] + t
+    at = np.arange(ends[-1]) + np.repeat(offsets[word] - ends[:-1], lengths)
+    return tokens[at], ends[np.cumsum(counts)]
+
+
+def _words(piece: str) -> list[str]:
+    """A piece cut before its spaces, each word with its space; whole where spaces are odd."""
+    first, *others = piece.split(" ")
+    if "" in others:
+        return [piece]
+    return [first, *(" " + word for word in others)] if first else [" " + w for w in others]
+
+
+def _tokenised(texts: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of all texts in a row, and where each begins (texts + 1,)."""
     tokens, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    with RateProgress("tokenising pieces", total=len(pieces)) as bar:
-        for start in range(0, len(pieces), PIECES_PER_CALL):
-            ids = fast.token_ids(list(pieces[start : start + PIECES_PER_CALL]))
+    with RateProgress("tokenising words", total=len(texts)) as bar:
+        for start in range(0, len(texts), TEXTS_PER_CALL):
+            ids = fast.token_ids(list(texts[start : start + TEXTS_PER_CALL]))
             lengths.append(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)))
             count = int(lengths[-1].sum())
             tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=count))
