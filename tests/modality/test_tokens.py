@@ -13,6 +13,7 @@ from tokenizers import models, pre_tokenizers
 
 from clickprompt.modality import FieldCodes, PieceTokenizer, TextView, tokenise_pieces
 from clickprompt.modality.tokens import _token_table as token_table
+from clickprompt.modality.tokens import _tokenise_together as tokenise_together
 from clickprompt.modality.tokens import kept_lengths
 from clickprompt.modality.views import piece_text
 from tests.modality.conftest import make_byte_level_bpe, make_data, package_tokenizer_path
@@ -179,3 +180,27 @@ def test_tokenizers_that_cannot_serve():
     empty = TextView((), (), np.zeros(0, dtype=bool))
     with pytest.raises(ValueError, match="max_tokens must be at least 3, got 2"):
         tokenise_pieces(empty, some_codes([[0]], (1, 0, 0)), bare, max_tokens=2)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(
+    words=st.lists(st.text(max_size=8).map(lambda text: " " + text.replace(" ", "")), max_size=90)
+)
+@settings(max_examples=60, deadline=None)
+def test_words_in_one_text_are_tokenised_as_alone(request, name, words):
+    tokenizer = request.getfixturevalue(name)
+    runs = tokenise_together(words, tokenizer)
+    if runs is None:
+        assert any(text in word for word in words for text in tokenizer.separator()[1])
+        return
+    tokens = [t for found, _ in runs for t in found.tolist()]
+    counts = [n for _, some in runs for n in some.tolist()]
+    alone = tokenizer.token_ids(words)
+    assert tokens == list(chain.from_iterable(alone))
+    assert counts == list(map(len, alone))
+
+
+def test_a_word_with_the_text_of_a_special_token_is_tokenised_alone(word_piece):
+    assert tokenise_together([" a", " b[SEP]c"], word_piece) is None
+    assert tokenise_together([" a", " b"], word_piece) is not None
+    assert word_piece.backend.encode_special_tokens

@@ -27,7 +27,8 @@ from clickprompt.modality.views import TextView
 from clickprompt.progress import RateProgress
 
 CHECKED_ROWS = 64
-TEXTS_PER_CALL = 1 << 15  # the tokenizer makes large objects of them
+WORDS_PER_CALL = 1 << 15  # the tokenizer makes large objects of them
+WORDS_PER_TEXT = 64
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,18 @@ class PieceTokenizer:
     def vocabulary_size(self) -> int:
         """V, added tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def separator(self) -> tuple[str | None, list[str]]:
+        """Text of the token after a text, if it is neutral to its neighbours; all special texts."""
+        added = self.backend.get_added_tokens_decoder()
+        token = added.get(self.sep_id)
+        neutral = (
+            token is not None
+            and token.special
+            and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+        )
+        texts = [entry.content for entry in added.values()]
+        return (token.content if token is not None and neutral else None), texts
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of the texts, without special tokens."""
@@ -189,17 +202,54 @@ def _words(piece: str) -> list[str]:
     return [first, *(" " + word for word in others)] if first else [" " + w for w in others]
 
 
-def _tokenised(texts: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all texts in a row, and where each begins (texts + 1,)."""
+def _tokenised(words: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of all words in a row, and where each begins (words + 1,)."""
     tokens, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    with RateProgress("tokenising words", total=len(texts)) as bar:
-        for start in range(0, len(texts), TEXTS_PER_CALL):
-            ids = fast.token_ids(list(texts[start : start + TEXTS_PER_CALL]))
-            lengths.append(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)))
-            count = int(lengths[-1].sum())
-            tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=count))
-            bar.advance(len(ids))
+    with RateProgress("tokenising words", total=len(words)) as bar:
+        for start in range(0, len(words), WORDS_PER_CALL):
+            part = words[start : start + WORDS_PER_CALL]
+            for found, counts in _tokenise_together(part, fast) or [_tokenise_apart(part, fast)]:
+                tokens.append(found)
+                lengths.append(counts)
+            bar.advance(len(part))
     return np.concatenate(tokens), np.cumsum(np.concatenate(lengths))
+
+
+def _tokenise_apart(words: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of all words in a row, and how many each has."""
+    ids = fast.token_ids(list(words))
+    counts = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    tokens = chain.from_iterable(ids)
+    return np.fromiter(tokens, dtype=np.int32, count=int(counts.sum())), counts
+
+
+def _tokenise_together(
+    words: Sequence[str], fast: PieceTokenizer
+) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """The same of runs of words, each run as one text with a special token after each word.
+
+    A third quicker: the tokenizer makes one large object for a text. None where the tokenizer's
+    separator is not neutral, or a word holds the text of a special token.
+    """
+    separator, special = fast.separator()
+    if separator is None or any(text in word for text in special for word in words):
+        return None
+    fast.backend.encode_special_tokens = False
+    try:
+        texts = [
+            separator.join(words[at : at + WORDS_PER_TEXT]) + separator
+            for at in range(0, len(words), WORDS_PER_TEXT)
+        ]
+        encoded = fast.backend.encode_batch_fast(texts, add_special_tokens=False)
+    finally:
+        fast.backend.encode_special_tokens = True
+    runs = []
+    for encoding in encoded:
+        ids = np.array(encoding.ids, dtype=np.int32)
+        ends = np.flatnonzero(ids == fast.sep_id)
+        runs.append((np.delete(ids, ends), np.diff(ends, prepend=-1) - 1))
+    assert sum(len(counts) for _, counts in runs) == len(words)
+    return runs
 
 
 def kept_lengths(lengths_BF: np.ndarray, budget: int) -> np.ndarray:
