@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -254,10 +255,34 @@ def test_codes_of_batches_are_those_of_the_whole(batches):
     assert len(set(encoder.values)) == len(encoder.values)
 
 
+@given(batches=st.lists(st.lists(st.none() | st.sampled_from("abcdef"), max_size=6), min_size=1))
+def test_values_of_one_hash_are_told_apart(batches):
+    encoder = ColumnEncoder()
+    with pytest.MonkeyPatch.context() as patch:
+        few = lambda column: np.array([ord(v) % 2 for v in column.to_pylist()], np.uint64)  # noqa: E731
+        patch.setattr("clickprompt.modality.encoder.value_hashes", few)
+        codes = [encoder.encode(pa.array(batch, pa.string())).tolist() for batch in batches]
+    assert [[encoder.values[c] for c in some] for some in codes] == batches
+    assert len(set(encoder.values)) == len(encoder.values) == len(encoder)
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.float64(), pa.bool_(), pa.date32(), pa.string()])
+def test_every_type_is_encoded_over_batches(kind):
+    cells = {
+        "bool": [True, False, None],
+        "date32[day]": [date(2020, 1, n) for n in (1, 2)] + [None],
+    }
+    values = cells.get(str(kind), ["7", "07", None] if kind == pa.string() else [7, -7, None])
+    encoder = ColumnEncoder()
+    batches = [values, values[::-1], values[:1] * 3]
+    codes = [encoder.encode(pa.array(batch, kind)).tolist() for batch in batches]
+    assert [[encoder.values[c] for c in some] for some in codes] == batches
+
+
 def test_missing_numbers_of_all_kinds_are_one_value():
     encoder = ColumnEncoder()
-    first = encoder.encode(pa.array([1.5, float("nan"), None], pa.float64()))
-    second = encoder.encode(pa.array([float("nan"), 1.5], pa.float64()))
-    assert first.tolist() == [0, 1, 1]
-    assert second.tolist() == [1, 0]
-    assert encoder.values == [1.5, None]
+    first = encoder.encode(pa.array([1.5, float("nan"), None, 0.0], pa.float64()))
+    second = encoder.encode(pa.array([float("nan"), 1.5, -0.0, 2.5], pa.float64()))
+    found = [[encoder.values[c] for c in codes] for codes in (first, second)]
+    assert found == [[1.5, None, None, 0.0], [None, 1.5, 0.0, 2.5]]
+    assert len(encoder.values) == len(encoder) == 4

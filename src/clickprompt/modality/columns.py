@@ -183,7 +183,7 @@ def _encode(
         found = encoder.encode(column if rows is None else column.take(rows))
         found = found[order] if rows is None else found
         block[:, position] = found
-        counts[position] = _add_counts(counts[position], found[:in_train], len(encoder.values))
+        counts[position] = _add_counts(counts[position], found[:in_train], len(encoder))
 
     with ExitStack() as stack:
         bar = stack.enter_context(RateProgress("reading fields", total=len(samples)))

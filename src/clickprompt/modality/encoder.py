@@ -8,54 +8,94 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clickprompt.modality.repeated import value_hashes
+
 
 class ColumnEncoder:
     """Numbers the distinct values of a column in the order in which they come.
 
-    - ``values``: the values so far; a missing one (null or NaN) is None.
+    Values stay in Arrow and are found by a sorted array of their hashes: a table in random order
+    has nearly as many distinct values in a batch as rows, and a Python object for each, or a hash
+    table made anew for each batch, would be what takes the time.
     """
 
     def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._codes: dict[Any, int] = {}
+        self._known: list[pa.Array] = []
+        self._hashes = np.zeros(0, dtype=np.uint64)  # sorted
+        self._codes = np.zeros(0, dtype=np.int32)  # of the values with these hashes, None left out
+        self._count = 0
+        self._missing: int | None = None
+
+    def __len__(self) -> int:
+        """Number of values so far, missing included where it came."""
+        return self._count + (self._missing is not None)
+
+    @property
+    def values(self) -> list[Any]:
+        """The values by their codes; a missing one (null or NaN) is None."""
+        found = [value for part in self._known for value in part.to_pylist()]
+        if self._missing is not None:
+            found.insert(self._missing, None)
+        return found
+
+    @property
+    def missing(self) -> int | None:
+        """Code of missing values, None where none came."""
+        return self._missing
 
     def encode(self, column: pa.Array) -> np.ndarray:
-        """Codes (n,) int32 of the values of a batch, into ``values``."""
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)  # a category may be unused or null
-        elif column.type in (pa.string_view(), pa.binary_view()):
-            column = column.cast(pa.large_string())
-        encoded = pc.dictionary_encode(column)
+        """Codes (n,) int32 of the values of a batch."""
+        encoded = pc.dictionary_encode(_plain(column))
+        distinct = encoded.dictionary
+        hashes = value_hashes(distinct)
+        order = np.argsort(hashes)
+        at = np.empty(len(distinct), dtype=np.int32)
+        at[order] = self._find(distinct.take(pa.array(order)), hashes[order])
+        new = order[at[order] < 0]
+        if len(new):
+            at[new] = np.arange(self._count, self._count + len(new))
+            self._count += len(new)
+            self._known.append(distinct.take(pa.array(new)))
+            places = np.searchsorted(self._hashes, hashes[new])
+            self._hashes = np.insert(self._hashes, places, hashes[new])
+            self._codes = np.insert(self._codes, places, at[new])
+        if encoded.null_count and self._missing is None:
+            self._missing = self._count
+        if self._missing is not None:
+            at += at >= self._missing
         indices = encoded.indices
         if indices.null_count:
-            indices = pc.fill_null(indices, len(encoded.dictionary))
-        # one number more, for null: it is only used, and only given a code, where there is one
-        known = self._codes.get
-        found = [known(value, -1) for value in encoded.dictionary.to_pylist()]
-        if encoded.null_count:
-            found.append(known(None, -1))
-        codes = np.array(found, dtype=np.int32)
-        new = np.flatnonzero(codes < 0)
-        if len(new):
-            values = encoded.dictionary.take(pa.array(new[new < len(encoded.dictionary)]))
-            fresh = values.to_pylist()
-            if len(fresh) < len(new):
-                fresh.append(None)
-            for position, value in zip(new.tolist(), fresh, strict=True):
-                codes[position] = self._number(value)
-        return codes[indices.to_numpy(zero_copy_only=False)]
+            indices = pc.fill_null(indices, len(distinct))
+            at = np.append(at, np.array([self._missing], dtype=np.int32))
+        return at[indices.to_numpy(zero_copy_only=False)]
 
-    def code(self, value: Any) -> int | None:
-        """The code of a value, None where it did not come."""
-        return self._codes.get(value)
+    def _find(self, values: pa.Array, hashes: np.ndarray) -> np.ndarray:
+        """Codes (n,) of values, in the order of their hashes (n,); -1 for those that are new."""
+        found = np.full(len(values), -1, dtype=np.int32)
+        if not self._known:
+            return found
+        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        rows = np.flatnonzero(self._hashes[places] == hashes)
+        found[rows] = self._codes[places[rows]]
+        known = pa.chunked_array(self._known)
+        same = pc.equal(values.take(pa.array(rows)), known.take(pa.array(found[rows])))
+        if not pc.all(same, min_count=0).as_py():  # two values of one hash
+            found[rows] = pc.fill_null(
+                pc.index_in(values.take(pa.array(rows)), value_set=known), -1
+            ).to_numpy()
+        return found
 
-    def _number(self, value: Any) -> int:
-        if value != value:
-            value = None
-        code = self._codes.setdefault(value, len(self.values))
-        if code == len(self.values):
-            self.values.append(value)
-        return code
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The column in a type that can be looked up, equal values in one form, NaN as null."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)  # a category may be unused or null
+    if column.type in (pa.string(), pa.string_view()):
+        return column.cast(pa.large_string())
+    if pa.types.is_floating(column.type):
+        column = pc.add(column, 0.0)  # -0.0 is 0.0
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    return column
 
 
 def as_text(value: Any) -> str | None:

@@ -71,7 +71,8 @@ def filter_interactions(interactions: Any, data: DataParameters) -> tuple[Any, d
     for key, limit in (("user", limits.min_user_rows), ("item", limits.min_item_rows)):
         if limit > 1:
             column = str(keys[key])
-            values = [encoders[column].values[number] for number in left[key] - 1]
+            known = encoders[column].values
+            values = [known[number] for number in left[key] - 1]
             table = pa.table({column: pa.array(values, schema.field(column).type)})
             frame = frame.join(in_engine(table, frame), on=column, how="semi")
     return frame.to_native(), report
@@ -80,7 +81,7 @@ def filter_interactions(interactions: Any, data: DataParameters) -> tuple[Any, d
 def _from_one(parts: list[np.ndarray], encoder: ColumnEncoder) -> np.ndarray:
     """Codes (rows,) from 1 on, 0 where the value is missing."""
     codes = np.concatenate([np.zeros(0, np.int32), *parts]) + 1
-    missing = encoder.code(None)
+    missing = encoder.missing
     if missing is not None:
         codes[codes == missing + 1] = 0
     return codes
