@@ -47,7 +47,7 @@ CTR_SIZES: dict[str, tuple[str, ...]] = {
 CTR_MODELS = tuple(CTR_SIZES)
 
 # CTR models that can do without a deep part (hidden_sizes: []).
-CTR_WITHOUT_DEEP = ("fm", "xdeepfm", "dcn", "autoint", "fignn")
+CTR_WITHOUT_DEEP = ("fm", "xdeepfm", "dcn", "autoint", "fignn", "dcnv2")
 
 
 class Parameters(BaseModel):

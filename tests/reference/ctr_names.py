@@ -1,4 +1,4 @@
-"""Names of the authors' code for our parameters (tests/golden/README.md); the twins use them too."""
+"""The authors' names of our parameters (tests/golden/README.md); the twins use them too."""
 
 from __future__ import annotations
 

@@ -20,18 +20,18 @@ from clickprompt.ctr.embedding import FeatureEmbedding
 class FGCNN(CTRModel):
     """Feature generation by convolution, then an inner-product network (section 3).
 
-    A table of its own gives M_0 (1 channel, height F, width E). Layer i (equations 5 to 7):
-    M_i = maxpool(tanh(norm(conv(M_{i-1})))) over the height, then
-    new features R_i = tanh(W_i vec(M_i) + b_i), read as (r_i * H_i) vectors of width E. With
+    A table of its own gives M_0 (1 channel, height F, width E). Layer i makes
+    M_i = maxpool(tanh(norm(conv(M_{i-1})))) over the height, and of it new features
+    R_i = tanh(W_i vec(M_i) + b_i), read as (r_i * H_i) vectors of width E. With
     t = [e_1; ...; e_F; R_1; ...; R_n], T vectors in all: q = MLP([t; <t_1, t_2>; <t_1, t_3>; ...])
     and logit = w.q + b. D = the last hidden size.
 
     A height that the pooling does not divide is padded on both sides, as in the reference, and
     becomes ceil(H / pooling).
 
-    NOTE[DIFF]: the paper has no batch norm after the convolutions; here there is one, as in the
-    reference. In training it sees the rows of a part of the batch when a stage has ``accumulate``
-    above 1.
+    NOTE[DIFF]: the paper's equations have no batch norm between convolution and tanh; here there
+    is one, as in the reference. It makes training depend on ``accumulate`` of a stage: the
+    statistics are those of a part of the batch.
 
     Args:
         field_sizes: table rows per field, two fields or more.

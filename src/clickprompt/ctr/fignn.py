@@ -20,15 +20,14 @@ NEGATIVE_SLOPE = 0.01  # of the LeakyReLU around the edge scores
 class FiGNN(CTRModel):
     """Fields send messages along weighted edges and update their states by a GRU (section 3).
 
-    - Edges, once: g_ij = softmax over j != i of LeakyReLU(w . [e_i; e_j]) (equations 4 and 5).
+    - Edges, once: g_ij = softmax over j != i of LeakyReLU(w . [e_i; e_j]).
     - Step t, states h_i (at first e_i): a_i = W_in_i sum_j g_ij W_out_j h_j + b; then
-      h_i <- GRU(input a_i, state h_i) [+ e_i] (equations 3, 7 and 8).
-    - q = [h_1; ...; h_F], logit = sum_i sigmoid(u_i . q) (v . h_i), the attentional head of
-      equations 9 to 11, u_i and v without biases. D = F * E.
+      h_i <- GRU(input a_i, state h_i) [+ e_i], the part in brackets being ``residual``.
+    - q = [h_1; ...; h_F], logit = sum_i sigmoid(u_i . q) (v . h_i): the attentional head, u_i and
+      v without biases. D = F * E.
 
-    NOTE[DIFF]: the paper makes the first states by multi-head self-attention and writes the two
-    weights of an edge as functions of both its nodes; here, as in the reference, the first states
-    are the embeddings, and W_in and W_out belong to the receiving and to the sending field.
+    NOTE[DIFF]: in the paper the first states come from multi-head self-attention over the
+    embeddings; here, as in the reference, they are the embeddings.
 
     Args:
         field_sizes: table rows per field, two fields or more.

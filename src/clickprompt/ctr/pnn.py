@@ -18,10 +18,9 @@ from clickprompt.ctr.blocks import MLP, InnerProducts
 class PNN(CTRModel):
     """q = MLP([e_1; ...; e_F; <e_1, e_2>; <e_1, e_3>; ...]), logit = w.q + b. D = the last size.
 
-    NOTE[DIFF]: the paper's IPNN weighs embeddings and inner products (i = j too) by the rank-one
-    product layer of its equations 7 to 12; here, as in the reference, the products of all pairs
-    i < j go as they are into the first layer of the MLP, which has the weights of both parts. The
-    outer products of OPNN are not there.
+    NOTE[DIFF]: the paper's IPNN has a product layer that weighs all inner products (i = j too) by
+    matrices of rank one; here, as in the reference, the products of all pairs i < j go as they are
+    into the first layer of the MLP, with a weight each. The outer products of OPNN are not there.
 
     Args:
         field_sizes: table rows per field, two fields or more.

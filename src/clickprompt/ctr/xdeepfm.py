@@ -21,7 +21,7 @@ from clickprompt.ctr.blocks import MLP, LinearTerm
 class XDeepFM(CTRModel):
     """q = [CIN(e_1, ..., e_F); MLP([e_1; ...; e_F])], logit = w.q + b [+ linear term].
 
-    CIN (equations 6 to 8): x^0_f = e_f, and layer l makes K_l vectors
+    CIN (equation 6): x^0_f = e_f, and layer l makes K_l vectors
     x^l_k = sum_{h, m} W^l_{k, h, m} (x^0_h * x^{l-1}_m) + b^l_k, * elementwise; its part of q is
     the sum of each x^l_k over E. D = sum of all K_l + the last hidden size, or without it.
 
