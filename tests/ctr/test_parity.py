@@ -281,7 +281,7 @@ def _parameters(name: str, about: dict[str, Any], shapes: dict[str, tuple[int, .
         changes |= {
             "fgcnn_channels": channels,
             "fgcnn_kernels": sizes(convolution, 2),
-            "fgcnn_pooling": _numbers(about["pooling_sizes"]),
+            "fgcnn_pooling": _numbers(about.get("pooling_sizes", (2,) * len(channels))),
             "fgcnn_recombined": tuple(
                 channel * out // width
                 for channel, out, width in zip(channels, outputs, inputs, strict=True)
