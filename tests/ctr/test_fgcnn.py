@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from clickprompt.ctr import build_ctr
+from clickprompt.ctr.fgcnn import FGCNN
 from clickprompt.parameters import CTRParameters
 
 FIELD_SIZES = (9, 4, 7, 5, 6)
@@ -56,3 +58,16 @@ def test_one_row_can_be_trained_on():
 def test_heights_are_halved_and_rounded_up():
     model, _ = _model_and_ids(1)
     assert [layer.height for layer in model.generators] == [3, 2]
+
+
+def test_lists_of_different_lengths_are_an_error():
+    with pytest.raises(ValueError, match=r"fgcnn's lists must have the same length, got \[1, 2\]"):
+        FGCNN(
+            field_sizes=FIELD_SIZES,
+            embedding_size=4,
+            fgcnn_channels=(3, 2),
+            fgcnn_kernels=(3, 3),
+            fgcnn_pooling=(2,),
+            fgcnn_recombined=(1, 2),
+            hidden_sizes=(8,),
+        )

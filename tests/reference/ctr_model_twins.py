@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Row:
     weights: dict[str, Array]
     members: list[list[int]]
     grads: dict[str, Array]
-    options: dict[str, object] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, grad: Array) -> None:
         self.grads[name] += np.reshape(grad, self.weights[name].shape)
@@ -46,7 +47,7 @@ def run(
     weights: dict[str, Array],
     rows: list[list[list[int]]],
     coefficients: Array,
-    **options: object,
+    **options: Any,
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Representations (B, D), logits (B,), gradients of sum_b coefficients_b * logit_b."""
     grads = {name: np.zeros_like(value) for name, value in weights.items()}
@@ -397,7 +398,7 @@ def fignn(row: Row, x: Array) -> tuple[Array, float, Backward]:
 
 def fgcnn(row: Row, x: Array) -> tuple[Array, float, Backward]:
     w = row.weights
-    pooling: list[int] = list(row.options["pooling"])  # type: ignore[call-overload]
+    pooling = row.options["pooling"]
     table = w["fg_embed.embedding.weight"]
     raw = embed(table, row.members).reshape(x.shape)
     channels, caches, features = raw[None], [], [x]
