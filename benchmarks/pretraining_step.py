@@ -111,7 +111,8 @@ def _build(parameters: Any, model_input: Any, plm: Any) -> Any:
     from clickprompt.training import stages
 
     ctr = stages._fresh_ctr(parameters.ctr, model_input, 0)
-    ctr.head.requires_grad_(False)
+    for parameter in ctr.logit_parameters():
+        parameter.requires_grad_(False)
     encoder = stages.load_encoder(plm)
     return stages.ClickPromptForPretraining(
         ctr=ctr,

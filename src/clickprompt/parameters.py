@@ -14,7 +14,40 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-CTR_MODELS = ("dnn", "dcnv2")
+# CTR model -> the sizes of CTRParameters that it reads.
+CTR_SIZES: dict[str, tuple[str, ...]] = {
+    "fm": ("embedding_size", "linear"),
+    "dnn": ("embedding_size", "hidden_sizes", "dropout"),
+    "deepfm": ("embedding_size", "hidden_sizes", "linear", "dropout"),
+    "xdeepfm": ("embedding_size", "cin_sizes", "hidden_sizes", "linear", "dropout"),
+    "pnn": ("embedding_size", "hidden_sizes", "dropout"),
+    "dcn": ("embedding_size", "cross_layers", "hidden_sizes", "dropout"),
+    "autoint": (
+        "embedding_size",
+        "attention_layers",
+        "attention_size",
+        "attention_heads",
+        "attention_scale",
+        "residual",
+        "hidden_sizes",
+        "dropout",
+    ),
+    "fignn": ("embedding_size", "graph_layers", "graph_shared", "residual"),
+    "fgcnn": (
+        "embedding_size",
+        "fgcnn_channels",
+        "fgcnn_kernels",
+        "fgcnn_pooling",
+        "fgcnn_recombined",
+        "hidden_sizes",
+        "dropout",
+    ),
+    "dcnv2": ("embedding_size", "cross_layers", "hidden_sizes", "dropout"),
+}
+CTR_MODELS = tuple(CTR_SIZES)
+
+# CTR models that can do without a deep part (hidden_sizes: []).
+CTR_WITHOUT_DEEP = ("fm", "xdeepfm", "dcn", "autoint", "fignn", "dcnv2")
 
 
 class Parameters(BaseModel):
@@ -229,14 +262,45 @@ class DataParameters(Parameters):
 
 
 class CTRParameters(Parameters):
-    """The CTR model and its sizes (sections 2 and 9 of docs/method.md)."""
+    """The CTR model and its sizes (sections 2 and 9 of docs/method.md).
+
+    ``CTR_SIZES`` says which sizes a model reads; the others are ignored. A size that conf leaves
+    out is taken from ``ctr_sizes``, see :class:`ProjectParameters`.
+    """
 
     name: str = Field("dcnv2", description="one of the registered CTR models")
     embedding_size: int = Field(32, ge=1, description="E, width of one field's embedding")
     hidden_sizes: tuple[int, ...] = Field(
-        (256, 256, 256), description="widths of the deep part's layers"
+        (256, 256, 256), description="widths of the deep part's layers; []: no deep part"
     )
-    cross_layers: int = Field(3, ge=1, description="cross layers (DCNv2)")
+    linear: bool = Field(False, description="add a linear term (FM, DeepFM, xDeepFM)")
+    cross_layers: int = Field(3, ge=1, description="cross layers (DCN, DCNv2)")
+    cin_sizes: tuple[int, ...] = Field(
+        (25, 25, 25), description="vectors that each CIN layer makes (xDeepFM)"
+    )
+    attention_layers: int = Field(3, ge=1, description="interacting layers (AutoInt)")
+    attention_size: int = Field(32, ge=1, description="width of one head (AutoInt)")
+    attention_heads: int = Field(1, ge=1, description="heads (AutoInt)")
+    attention_scale: bool = Field(
+        False, description="divide attention scores by the root of the head's width (AutoInt)"
+    )
+    residual: bool = Field(
+        True, description="add what goes into a layer (AutoInt), the embedding (FiGNN)"
+    )
+    graph_layers: int = Field(3, ge=1, description="steps of the graph network (FiGNN)")
+    graph_shared: bool = Field(True, description="one graph layer for all steps (FiGNN)")
+    fgcnn_channels: tuple[int, ...] = Field(
+        (6, 8, 10, 12), description="channels of each convolution (FGCNN)"
+    )
+    fgcnn_kernels: tuple[int, ...] = Field(
+        (7, 7, 7, 7), description="height of each convolution's kernel, odd (FGCNN)"
+    )
+    fgcnn_pooling: tuple[int, ...] = Field(
+        (2, 2, 2, 2), description="rows that each pooling makes one of (FGCNN)"
+    )
+    fgcnn_recombined: tuple[int, ...] = Field(
+        (3, 3, 3, 3), description="new features per row left by each pooling (FGCNN)"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="after each deep layer")
 
     @field_validator("name")
@@ -251,9 +315,37 @@ class CTRParameters(Parameters):
     @field_validator("hidden_sizes")
     @classmethod
     def _widths(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if not sizes or min(sizes) < 1:
-            raise ValueError(f"must be one or more widths of at least 1, got {list(sizes)}")
+        if sizes and min(sizes) < 1:
+            raise ValueError(f"must be widths of at least 1, got {list(sizes)}")
         return sizes
+
+    @field_validator(
+        "cin_sizes", "fgcnn_channels", "fgcnn_kernels", "fgcnn_pooling", "fgcnn_recombined"
+    )
+    @classmethod
+    def _sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"must be one or more sizes of at least 1, got {list(sizes)}")
+        return sizes
+
+    @field_validator("fgcnn_kernels")
+    @classmethod
+    def _odd(cls, kernels: tuple[int, ...]) -> tuple[int, ...]:
+        if any(kernel % 2 == 0 for kernel in kernels):
+            raise ValueError(f"must be odd heights, got {list(kernels)}")
+        return kernels
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.hidden_sizes and self.name not in CTR_WITHOUT_DEEP:
+            raise ValueError(f"hidden_sizes must have at least one width for {self.name}, got []")
+        lengths = {
+            name: len(getattr(self, name)) for name in CTR_SIZES["fgcnn"] if name[:6] == "fgcnn_"
+        }
+        if self.name == "fgcnn" and len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ValueError(f"fgcnn's lists must have the same length, got {found}")
+        return self
 
 
 class PLMParameters(Parameters):
@@ -406,11 +498,21 @@ class EvaluationParameters(Parameters):
 
 
 class ProjectParameters(Parameters):
-    """The whole of ``conf``: one field for each top-level key."""
+    """The whole of ``conf``: one field for each top-level key.
+
+    ``ctr_sizes`` holds the sizes of every CTR model on one data set, so that ``ctr.name`` alone
+    chooses a model with its sizes. What ``ctr`` itself names is stronger. Once checked, ``ctr``
+    is complete and ``ctr_sizes`` has done its work: it is not part of a dump.
+    """
 
     seed: int = Field(0, ge=0, description="of initialisation, batch order, masks and dropout")
     data: DataParameters
     ctr: CTRParameters = CTRParameters()
+    ctr_sizes: dict[str, CTRParameters] = Field(
+        default_factory=dict,
+        exclude=True,
+        description="sizes by CTR model, for those that ctr does not name",
+    )
     plm: PLMParameters = PLMParameters()
     prompts: PromptParameters = PromptParameters()
     backbone: ClickStageParameters
@@ -418,6 +520,34 @@ class ProjectParameters(Parameters):
     finetune: FinetuneParameters
     training: TrainingParameters = TrainingParameters()
     evaluation: EvaluationParameters = EvaluationParameters()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_the_model(cls, raw: Any) -> Any:
+        """Fill ``ctr`` from its entry in ``ctr_sizes``; tell the entries their model."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("ctr_sizes"), dict):
+            return raw
+        entries = {
+            name: sizes | {"name": name} if isinstance(sizes, dict) else sizes
+            for name, sizes in raw["ctr_sizes"].items()
+        }
+        ctr = raw.get("ctr", {})
+        if isinstance(ctr, dict):
+            chosen = entries.get(str(ctr.get("name", CTRParameters.model_fields["name"].default)))
+            ctr = chosen | ctr if isinstance(chosen, dict) else ctr
+        return raw | {"ctr": ctr, "ctr_sizes": entries}
+
+    @field_validator("ctr_sizes")
+    @classmethod
+    def _read_by_their_model(cls, entries: dict[str, CTRParameters]) -> dict[str, CTRParameters]:
+        for model, sizes in entries.items():
+            unread = sorted(sizes.model_fields_set - {"name", *CTR_SIZES[model]})
+            if unread:
+                raise ValueError(
+                    f"{model} must name sizes that it reads ({', '.join(CTR_SIZES[model])}), "
+                    f"got {', '.join(unread)}"
+                )
+        return entries
 
 
 class ParameterError(ValueError):
@@ -463,7 +593,7 @@ def _known_keys(path: list[str]) -> list[str]:
     """Names of the fields of the model at ``path`` (list positions are skipped)."""
     model: Any = ProjectParameters
     for part in path:
-        if part.isdigit():
+        if part.isdigit() or part in CTR_MODELS:  # a place in a list, a key of ctr_sizes
             continue
         model = model.model_fields[part].annotation
         for argument in getattr(model, "__args__", ()):

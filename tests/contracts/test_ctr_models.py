@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clickprompt.ctr import REGISTRY, CTRModel, build_ctr
-from clickprompt.parameters import CTR_MODELS, CTRParameters
+from clickprompt.parameters import CTR_MODELS, CTR_SIZES, CTRParameters
 
 FIELD_SIZES = (40, 6, 3, 25)
 BAGS = {1: np.array([[0, -1, -1], [1, 2, -1], [3, 4, 5], [5, -1, 1]])}
@@ -40,7 +41,7 @@ def _ids(fields) -> torch.Tensor:
 
 
 def _build(name: str, fields: str, seed: int) -> CTRModel:
-    ctr = CTRParameters(name=name, embedding_size=8, hidden_sizes=(32, 16))
+    ctr = CTRParameters(name=name, embedding_size=8, hidden_sizes=(32, 16), linear=True)
     generator = torch.Generator().manual_seed(seed)
     bags = BAGS if fields == "bag" else None
     return build_ctr(ctr, FIELD_SIZES, bags, generator=generator)
@@ -53,8 +54,14 @@ def test_registry_is_the_list_of_the_parameters():
 def test_constructors_are_flat_and_keyword_only(name):
     parameters = list(inspect.signature(REGISTRY[name]).parameters.values())
     assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
-    known = {"field_sizes", "bags", *CTRParameters.model_fields}
-    assert {parameter.name for parameter in parameters} <= known
+    expected = {"field_sizes", "bags", *CTR_SIZES[name]}
+    assert {parameter.name for parameter in parameters} == expected
+
+
+def test_sizes_that_no_model_reads_do_not_exist():
+    assert {size for sizes in CTR_SIZES.values() for size in sizes} == set(
+        CTRParameters.model_fields
+    ) - {"name"}
 
 
 def test_shapes(model, x_id_BF):
@@ -91,6 +98,7 @@ def test_a_changed_row_changes_only_itself(model, x_id_BF):
 
 
 def test_every_parameter_gets_a_gradient(model, x_id_BF):
+    model.eval()  # a bias before a batch norm has none in training
     model(x_id_BF).square().sum().backward()
     silent = [
         name
@@ -100,11 +108,62 @@ def test_every_parameter_gets_a_gradient(model, x_id_BF):
     assert silent == []
 
 
-def test_the_prompts_can_train_all_but_the_head_and_shallow_terms(model, x_id_BF):
+def test_the_prompts_train_all_but_what_only_the_logit_reads(model, x_id_BF):
     # In PA-MLM the loss reaches the model through the representation only.
+    model.eval()
     model.representation(x_id_BF).square().sum().backward()
-    assert model.embedding.weight.grad.any()
-    assert all(weight.grad is None for weight in model.head.parameters())
+    logit_only = {id(weight) for weight in model.logit_parameters()}
+    assert {id(weight) for weight in model.head.parameters()} <= logit_only
+    for name, weight in model.named_parameters():
+        assert (weight.grad is None) == (id(weight) in logit_only), name
+
+
+def test_a_batch_without_rows_gives_no_rows(model, x_id_BF):
+    model.eval()
+    assert model.representation(x_id_BF[:0]).shape == (0, model.representation_size)
+    assert model(x_id_BF[:0]).shape == (0,)
+
+
+def test_another_number_of_fields_is_an_error(model, x_id_BF):
+    with pytest.raises(ValueError, match=r"x_id must have the shape \(B, 4\), got \(64, 3\)"):
+        model(x_id_BF[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limit"), [(0, 40, 40), (2, -1, 3), (3, 25, 25), (2, 3, 3)]
+)
+def test_an_id_outside_of_its_field_is_named(model, x_id_BF, field, value, limit):
+    # Most of them would be rows of the neighbouring field, without a word.
+    x_id_BF[5, field] = value
+    message = rf"x_id of field {field} must be in 0\.\.{limit - 1}, got {value} in row 5"
+    with pytest.raises(ValueError, match=message):
+        model.representation(x_id_BF)
+
+
+def test_autocast_changes_little_and_lets_every_gradient_through(model, x_id_BF):
+    model.eval()
+    exact_B = model(x_id_BF).detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logit_B = model(x_id_BF).float()
+    torch.testing.assert_close(logit_B, exact_B, rtol=0.05, atol=0.05 * exact_B.std().item())
+    logit_B.square().sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad.dtype == torch.float32
+        assert weight.grad.isfinite().all(), name
+        assert weight.grad.any(), name
+
+
+def test_a_copy_stands_alone(model, x_id_BF):
+    model.eval()
+    before = model(x_id_BF).detach()
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(x_id_BF), before)
+    twin(x_id_BF).square().sum().backward()
+    with torch.no_grad():
+        for weight in twin.parameters():
+            weight -= 0.1 * weight.grad
+    assert not torch.equal(twin(x_id_BF), before)
+    assert torch.equal(model(x_id_BF), before)
 
 
 def test_state_round_trip(model, name, fields, x_id_BF):
@@ -155,17 +214,51 @@ def test_initialisation_is_xavier_normal(name):
 def test_a_fresh_head_leaves_the_rest_and_repeats_with_its_seed(model):
     before = {key: weight.clone() for key, weight in model.state_dict().items()}
     model.reset_head(torch.Generator().manual_seed(5))
-    changed = {key for key, weight in model.state_dict().items() if not weight.equal(before[key])}
-    assert changed == {"head.weight"}
-    first = model.head.weight.clone()
+    first = {key: weight.clone() for key, weight in model.state_dict().items()}
+    changed = {key for key, weight in first.items() if not weight.equal(before[key])}
+    assert changed == {
+        f"head.{key}" for key, weight in model.head.named_parameters() if weight.ndim > 1
+    }
     model.reset_head(torch.Generator().manual_seed(5))
-    assert torch.equal(model.head.weight, first)
+    for key, weight in model.state_dict().items():
+        assert torch.equal(weight, first[key]), key
 
 
 def test_dropout_acts_in_training_only(name):
     ctr = CTRParameters(name=name, hidden_sizes=(32,), dropout=0.5)
     model = build_ctr(ctr, FIELD_SIZES)
     x_id_BF = torch.ones(8, 4, dtype=torch.long)
-    assert not torch.equal(model(x_id_BF), model(x_id_BF))
+    assert torch.equal(model(x_id_BF), model(x_id_BF)) == ("dropout" not in CTR_SIZES[name])
     model.eval()
     assert torch.equal(model(x_id_BF), model(x_id_BF))
+
+
+@pytest.mark.parametrize("name", ["dcn", "autoint", "xdeepfm", "dcnv2"])
+def test_without_a_deep_part_the_representation_is_smaller_by_it(name, x_id_BF):
+    sizes = {"name": name, "embedding_size": 8, "attention_size": 8}
+    alone = build_ctr(CTRParameters(**sizes, hidden_sizes=()), FIELD_SIZES)
+    whole = build_ctr(CTRParameters(**sizes, hidden_sizes=(5,)), FIELD_SIZES)
+    assert whole.representation_size == alone.representation_size + 5
+    assert alone.representation(x_id_BF % 3).shape == (64, alone.representation_size)
+    same = {key: value for key, value in whole.state_dict().items() if key in alone.state_dict()}
+    alone.load_state_dict(same | {"head.weight": whole.head.weight[:, :-5]})
+    torch.testing.assert_close(
+        alone.representation(x_id_BF % 3), whole.representation(x_id_BF % 3)[:, :-5]
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fields", "message"),
+    [
+        ({"name": "pnn"}, (5,), "inner products need at least 2 fields, got 1"),
+        ({"name": "fignn"}, (5,), "fignn needs at least 2 fields, got 1"),
+        (
+            {"name": "fgcnn", "fgcnn_pooling": (3, 2, 2, 2)},
+            (5,) * 5,
+            r"fgcnn_pooling must leave at most 1 of 5 rows over, got 3, which leaves 2",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_the_fields_are_named(sizes, fields, message):
+    with pytest.raises(ValueError, match=message):
+        build_ctr(CTRParameters(**sizes), fields)

@@ -94,3 +94,25 @@ def test_wrong_sizes_and_bags_are_named(changes, message):
 def test_ids_of_another_width_are_an_error_and_not_broadcast(shape):
     with pytest.raises(ValueError, match=r"x_id must have the shape \(B, 3\), got"):
         _embedding()(torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("x_id", "message"),
+    [
+        ([[0, 0, 0], [2, 0, 0]], r"x_id of field 0 must be in 0\.\.1, got 2 in row 1"),
+        ([[0, 0, -1]], r"x_id of field 2 must be in 0\.\.3, got -1 in row 0"),
+        ([[1, 2, 4]], r"x_id of field 2 must be in 0\.\.3, got 4 in row 0"),
+    ],
+)
+def test_ids_outside_of_their_field_are_named(x_id, message):
+    embedding = _embedding()
+    for kind in (torch.int32, torch.int64):
+        with pytest.raises(ValueError, match=message):
+            embedding(torch.tensor(x_id, dtype=kind))
+
+
+def test_ids_of_a_bag_field_number_its_combinations():
+    embedding = _embedding(field_sizes=(2, 9, 4), bags={1: BAG})
+    embedding(torch.tensor([[0, 2, 0]]))
+    with pytest.raises(ValueError, match=r"x_id of field 1 must be in 0\.\.2, got 3 in row 0"):
+        embedding(torch.tensor([[0, 3, 0]]))

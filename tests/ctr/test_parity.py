@@ -1,22 +1,65 @@
-"""DNN and DCNv2 against slow twins and against the numbers of the authors' code."""
+"""The CTR models against slow twins and against the numbers of the authors' code."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from clickprompt.ctr import CTRModel, build_ctr
-from clickprompt.parameters import CTRParameters
-from tests.reference import ctr_twins
+from clickprompt.parameters import CTR_MODELS, CTRParameters
+from tests.reference import ctr_model_twins, ctr_twins
+from tests.reference.ctr_names import reference_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIELD_SIZES = (5, 7, 3, 11)
 # Members of field 1's four combinations: padded on the right, and once in the middle.
 BAG = np.array([[0, -1, -1], [1, 2, -1], [3, -1, 6], [4, 5, 2]])
+X_ID_BF = np.array([[0, 1, 2, 10], [4, 3, 0, 0], [2, 2, 1, 5], [4, 0, 2, 10], [1, 3, 1, 7]])
+COEFFICIENTS_B = np.array([0.7, -1.3, 0.4, 2.1, -0.2])
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+
+def _run(model: CTRModel, x_id_BF: np.ndarray, coefficients_B: np.ndarray):
+    """Representation, logits and gradients by name, as arrays."""
+    x_id = torch.from_numpy(x_id_BF)
+    representation_BD = model.representation(x_id)
+    logits_B = model.logits(representation_BD, x_id)
+    (torch.from_numpy(coefficients_B) * logits_B).sum().backward()
+    grads = {name: weight.grad.numpy() for name, weight in model.named_parameters()}
+    return representation_BD.detach().numpy(), logits_B.detach().numpy(), grads
+
+
+def _fill(model: CTRModel) -> None:
+    """Deterministic weights and running statistics, in evaluation mode and float64."""
+    model.double().eval()
+    for phase, (name, weight) in enumerate(model.named_parameters()):
+        weight.data = torch.from_numpy(ctr_twins.fill(tuple(weight.shape), phase))
+        if ".norm." in name:
+            weight.data += 1
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            size = tuple(norm.running_mean.shape)
+            norm.running_mean.copy_(torch.from_numpy(ctr_twins.fill(size, 0.5)))
+            norm.running_var.copy_(1 + torch.from_numpy(ctr_twins.fill(size, 0.9)))
+
+
+def _rows(x_id_BF: np.ndarray, offsets: np.ndarray, bagged: bool) -> list[list[list[int]]]:
+    """Table rows of every field of every row."""
+    rows = [[[int(o + i)] for o, i in zip(offsets, ids, strict=True)] for ids in x_id_BF]
+    if bagged:
+        for members, ids in zip(rows, x_id_BF, strict=True):
+            members[1] = [int(offsets[1] + m) for m in BAG[ids[1]] if m >= 0]
+    return rows
+
+
+# --- twins of DNN and DCNv2 -------------------------------------------------------------------
 
 
 def _layers(state: dict[str, np.ndarray], prefix: str) -> ctr_twins.Layers:
@@ -34,95 +77,254 @@ def _weights(state: dict[str, np.ndarray]) -> ctr_twins.Weights:
     )
 
 
-def _run(model: CTRModel, x_id_BF: np.ndarray, coefficients_B: np.ndarray):
-    """Representation, logits and gradients by name, as arrays."""
-    x_id = torch.from_numpy(x_id_BF)
-    representation_BD = model.representation(x_id)
-    logits_B = model.logits(representation_BD, x_id)
-    (torch.from_numpy(coefficients_B) * logits_B).sum().backward()
-    grads = {name: weight.grad.numpy() for name, weight in model.named_parameters()}
-    return representation_BD.detach().numpy(), logits_B.detach().numpy(), grads
-
-
 @pytest.mark.parametrize("bags", [None, {1: BAG}], ids=["plain", "bag"])
 @pytest.mark.parametrize("name", ["dnn", "dcnv2"])
-def test_twin(name, bags):
+def test_twin_of_dnn_and_dcnv2(name, bags):
     ctr = CTRParameters(name=name, embedding_size=6, hidden_sizes=(10, 9, 7), cross_layers=3)
-    model = build_ctr(ctr, FIELD_SIZES, bags).double()
-    for phase, weight in enumerate(model.parameters()):
-        weight.data = torch.from_numpy(ctr_twins.fill(tuple(weight.shape), phase))
-    x_id_BF = np.array([[0, 1, 2, 10], [4, 3, 0, 0], [2, 2, 1, 5], [4, 0, 2, 10], [1, 3, 1, 7]])
-    coefficients_B = np.array([0.7, -1.3, 0.4, 2.1, -0.2])
-
-    offsets = [0, 5, 12, 15]
-    rows = [[[offset + i] for offset, i in zip(offsets, ids, strict=True)] for ids in x_id_BF]
-    if bags:
-        for members, ids in zip(rows, x_id_BF, strict=True):
-            members[1] = [offsets[1] + m for m in BAG[ids[1]] if m >= 0]
+    model = build_ctr(ctr, FIELD_SIZES, bags)
+    _fill(model)
+    rows = _rows(X_ID_BF, np.array([0, 5, 12, 15]), bool(bags))
     state = {key: value.numpy() for key, value in model.state_dict().items()}
-    expected = ctr_twins.run(_weights(state), rows, coefficients_B)
-    representation_BD, logits_B, grads = _run(model, x_id_BF, coefficients_B)
+    expected = ctr_twins.run(_weights(state), rows, COEFFICIENTS_B)
+    representation_BD, logits_B, grads = _run(model, X_ID_BF, COEFFICIENTS_B)
 
-    np.testing.assert_allclose(representation_BD, expected[0], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(logits_B, expected[1], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(representation_BD, expected[0], **CLOSE)
+    np.testing.assert_allclose(logits_B, expected[1], **CLOSE)
     found = _weights(grads)
-    np.testing.assert_allclose(found.table, expected[2].table, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.table, expected[2].table, **CLOSE)
     for part in ("deep", "cross"):
         pairs = zip(getattr(found, part), getattr(expected[2], part), strict=True)
         for ours, twins in pairs:
-            np.testing.assert_allclose(ours[0], twins[0], rtol=1e-9, atol=1e-12)
-            np.testing.assert_allclose(ours[1], twins[1], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.head[0], expected[2].head[0], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.head[1], expected[2].head[1], rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(ours[0], twins[0], **CLOSE)
+            np.testing.assert_allclose(ours[1], twins[1], **CLOSE)
+    np.testing.assert_allclose(found.head[0], expected[2].head[0], **CLOSE)
+    np.testing.assert_allclose(found.head[1], expected[2].head[1], **CLOSE)
 
 
-# Our module -> the reference's, per case (tests/golden/README.md).
-GOLDEN_MODULES = {
-    "ctr_dnn": {
-        "embedding": "embed.embedding",
-        "deep.layers.0": "dnn.dnn.0",
-        "deep.layers.2": "dnn.dnn.3",
-        "head": "fc_out",
-    },
-    "ctr_dcnv2": {
-        "embedding": "embed.embedding",
-        "cross.0": "cross_net.cross_layers.0",
-        "cross.1": "cross_net.cross_layers.1",
-        "deep.layers.0": "parallel_dnn.dnn.0",
-        "deep.layers.2": "parallel_dnn.dnn.3",
-        "head": "fc_out",
-    },
+# --- twins of the other eight -----------------------------------------------------------------
+
+# Case -> model, sizes, what the twin cannot see in the weights.
+TWIN_CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "fm": ("fm", {}, {}),
+    "fm_linear": ("fm", {"linear": True}, {}),
+    "deepfm": ("deepfm", {}, {}),
+    "deepfm_linear": ("deepfm", {"linear": True}, {}),
+    "xdeepfm": ("xdeepfm", {"cin_sizes": (5, 3, 4)}, {}),
+    "xdeepfm_one_layer": ("xdeepfm", {"cin_sizes": (3,)}, {}),
+    "xdeepfm_two_layers_alone": ("xdeepfm", {"cin_sizes": (3, 2), "hidden_sizes": ()}, {}),
+    "xdeepfm_five_layers": ("xdeepfm", {"cin_sizes": (3, 2, 4, 3, 2), "linear": True}, {}),
+    "pnn": ("pnn", {}, {}),
+    "dcn": ("dcn", {"cross_layers": 3}, {}),
+    "dcn_alone": ("dcn", {"cross_layers": 1, "hidden_sizes": ()}, {}),
+    "autoint": ("autoint", {"attention_layers": 2, "attention_size": 6}, {}),
+    "autoint_heads": (
+        "autoint",
+        {
+            "attention_layers": 2,
+            "attention_size": 4,
+            "attention_heads": 2,
+            "attention_scale": True,
+            "hidden_sizes": (),
+        },
+        {"heads": 2, "scale": True},
+    ),
+    "autoint_no_residual": ("autoint", {"attention_layers": 2, "residual": False}, {}),
+    "fignn": ("fignn", {"graph_layers": 3}, {"steps": 3}),
+    "fignn_not_shared": (
+        "fignn",
+        {"graph_layers": 2, "graph_shared": False, "residual": False},
+        {"steps": 2, "residual": False},
+    ),
+    "fgcnn": (
+        "fgcnn",
+        {
+            "fgcnn_channels": (2, 3),
+            "fgcnn_kernels": (3, 5),
+            "fgcnn_pooling": (2, 2),
+            "fgcnn_recombined": (2, 1),
+        },
+        {"pooling": (2, 2)},
+    ),
+    "fgcnn_pooling": (
+        "fgcnn",
+        {
+            "fgcnn_channels": (2, 2),
+            "fgcnn_kernels": (1, 3),
+            "fgcnn_pooling": (3, 1),
+            "fgcnn_recombined": (1, 2),
+        },
+        {"pooling": (3, 1)},
+    ),
 }
 
 
-@pytest.mark.parametrize("case", GOLDEN_MODULES)
+def _to_reference(model: str, arrays: dict[str, np.ndarray], shared: bool) -> dict[str, np.ndarray]:
+    """Arrays under the authors' names and in their shapes."""
+    found = {}
+    for name, array in arrays.items():
+        theirs = reference_name(model, name, shared=shared)
+        is_convolution = theirs.startswith("cin.") and theirs.endswith("weight")
+        found[theirs] = array[..., None] if is_convolution else array
+    return found
+
+
+def _check_twin(case: str, field_sizes: tuple[int, ...], x_id_BF: np.ndarray, bagged: bool):
+    name, sizes, options = TWIN_CASES[case]
+    sizes = {"embedding_size": 4, "hidden_sizes": (7, 6), **sizes}
+    if name == "autoint" and not sizes.get("residual", True):
+        sizes["attention_size"] = 5
+    if name == "autoint":
+        options = {"residual": sizes.get("residual", True), **options}
+    ctr = CTRParameters(name=name, **sizes)
+    model = build_ctr(ctr, field_sizes, {1: BAG} if bagged else None)
+    _fill(model)
+    shared = name == "fignn" and ctr.graph_shared
+    state = {
+        key: value.numpy()
+        for key, value in model.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    rows = _rows(x_id_BF, np.cumsum([0, *field_sizes[:-1]]), bagged)
+    expected = ctr_model_twins.run(
+        name, _to_reference(name, state, shared), rows, COEFFICIENTS_B, **options
+    )
+    representation_BD, logits_B, grads = _run(model, x_id_BF, COEFFICIENTS_B)
+
+    np.testing.assert_allclose(representation_BD, expected[0], **CLOSE)
+    np.testing.assert_allclose(logits_B, expected[1], **CLOSE)
+    found = _to_reference(name, grads, shared)
+    assert set(found) == {key for key in expected[2] if "running_" not in key}
+    for key, grad in found.items():
+        assert grad.any(), f"{key} has no gradient to compare"
+        np.testing.assert_allclose(grad, expected[2][key], err_msg=key, **CLOSE)
+
+
+@pytest.mark.parametrize("case", TWIN_CASES)
+def test_twin(case):
+    _check_twin(case, FIELD_SIZES, X_ID_BF, bagged=False)
+
+
+@pytest.mark.parametrize(
+    "case", ["fm_linear", "deepfm_linear", "xdeepfm", "pnn", "dcn", "autoint", "fignn", "fgcnn"]
+)
+def test_twin_with_a_bag_field(case):
+    _check_twin(case, FIELD_SIZES, X_ID_BF, bagged=True)
+
+
+@pytest.mark.parametrize("case", ["pnn", "fgcnn", "fignn"])
+def test_twin_with_five_fields(case):
+    """An odd number: FGCNN pads before it pools."""
+    x_id_BF = np.concatenate([X_ID_BF, np.array([[0], [3], [1], [1], [2]])], axis=1)
+    _check_twin(case, (*FIELD_SIZES, 4), x_id_BF, bagged=False)
+
+
+def test_every_model_has_a_twin():
+    assert {"dnn", "dcnv2", *(case[0] for case in TWIN_CASES.values())} == set(CTR_MODELS)
+    assert set(ctr_model_twins.TWINS) == set(CTR_MODELS) - {"dnn", "dcnv2"}
+
+
+# --- numbers of the authors' code -------------------------------------------------------------
+
+# All cases that lie there: one that is added is tested without a change here.
+GOLDEN_CASES = sorted(path.stem for path in GOLDEN.glob("ctr_*.npz"))
+ALIASES = {"ipnn": "pnn"}
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """2, "2|2", "2-2" or [2, 2] as integers."""
+    return tuple(int(number) for number in re.findall(r"\d+", str(value)))
+
+
+def _parameters(name: str, about: dict[str, Any], shapes: dict[str, tuple[int, ...]]):
+    """Sizes of a case: from the shapes of its weights, else from its configuration."""
+
+    def sizes(pattern: str, axis: int) -> tuple[int, ...]:
+        found = {
+            int(match[1]): shape[axis]
+            for key, shape in shapes.items()
+            if (match := re.fullmatch(pattern, key))
+        }
+        return tuple(found[number] for number in sorted(found))
+
+    deep = sizes(r"(?:parallel_)?dnn\.dnn\.(\d+)\.weight", 0)
+    heads = about.get("num_attn_heads", 1)
+    changes: dict[str, Any] = {
+        "embedding_size": shapes["embed.embedding.weight"][1],
+        "hidden_sizes": deep,
+        "linear": "lr_layer.bias" in shapes,
+        "residual": about.get("res_conn", True),
+    }
+    if name == "fm":
+        changes.pop("hidden_sizes")
+    if name in ("dcn", "dcnv2"):
+        changes["cross_layers"] = len(sizes(r"cross_net\.\w+\.(\d+)\.bias", 0))
+    if name == "xdeepfm":
+        changes["cin_sizes"] = sizes(r"cin\.cin_layer\.layer_(\d+)\.weight", 0)
+    if name == "autoint":
+        width = sizes(r"self_attention\.(\d+)\.W_q\.weight", 0)
+        changes |= {
+            "attention_layers": len(width),
+            "attention_size": width[0] // heads,
+            "attention_heads": heads,
+            "attention_scale": about["attn_scale"],
+        }
+    if name == "fignn":
+        changes |= {
+            "graph_layers": about["num_hidden_layers"],
+            "graph_shared": "fignn.gnn.W_in" in shapes,
+        }
+    if name == "fgcnn":
+        convolution = r"fgcnn_layer\.conv_layers\.(\d+)\.0\.weight"
+        inputs = sizes(r"fgcnn_layer\.recombine_layers\.(\d+)\.0\.weight", 1)
+        outputs = sizes(r"fgcnn_layer\.recombine_layers\.(\d+)\.0\.weight", 0)
+        channels = sizes(convolution, 0)
+        changes |= {
+            "fgcnn_channels": channels,
+            "fgcnn_kernels": sizes(convolution, 2),
+            "fgcnn_pooling": _numbers(about.get("pooling_sizes", (2,) * len(channels))),
+            "fgcnn_recombined": tuple(
+                channel * out // width
+                for channel, out, width in zip(channels, outputs, inputs, strict=True)
+            ),
+        }
+    return CTRParameters(name=name, **changes)
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_golden_numbers_of_the_authors_code(case):
     arrays = np.load(GOLDEN / f"{case}.npz")
-    sizes = json.loads((GOLDEN / f"{case}.json").read_text())["ctr_model"]
-    ctr = CTRParameters(
-        name=case.removeprefix("ctr_"),
-        embedding_size=sizes["embed_size"],
-        hidden_sizes=(sizes["hidden_size"],) * sizes["num_hidden_layers"],
-        cross_layers=sizes.get("num_cross_layers", 1),
-    )
-    model = build_ctr(ctr, sizes["field_sizes"]).double()
-    theirs = {}
-    for name, _ in model.named_parameters():
-        module, _, kind = name.rpartition(".")
-        theirs[name] = f"{GOLDEN_MODULES[case][module]}.{kind}"
-    assert sorted(f"param/{name}" for name in theirs.values()) == sorted(
-        name for name in arrays.files if name.startswith("param/")
-    )
-    model.load_state_dict(
-        {ours: torch.from_numpy(arrays[f"param/{name}"]) for ours, name in theirs.items()}
-    )
+    about = json.loads((GOLDEN / f"{case}.json").read_text())["ctr_model"]
+    name = case.split("_")[1]
+    name = ALIASES.get(name, name)
+    given = {
+        key.partition("/")[2]: arrays[key]
+        for key in arrays.files
+        if key.startswith(("param/", "buffer/")) and np.issubdtype(arrays[key].dtype, np.floating)
+    }
+    ctr = _parameters(name, about, {key: array.shape for key, array in given.items()})
+    model = build_ctr(ctr, about["field_sizes"]).double().eval()
+    shared = name == "fignn" and ctr.graph_shared
+
+    own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    theirs = {key: reference_name(name, key, shared=shared) for key in own}
+    assert sorted(theirs.values()) == sorted(given)
+    loaded = {
+        key: torch.from_numpy(given[theirs[key]]).reshape(value.shape) for key, value in own.items()
+    }
+    assert not model.load_state_dict(loaded, strict=False).unexpected_keys
     representation_BD, logits_B, grads = _run(
         model, arrays["in/x_id_local"], arrays["in/coefficients"]
     )
 
-    np.testing.assert_allclose(representation_BD, arrays["out/representation"], rtol=0, atol=1e-10)
+    pooled = "out/extra/bi_interaction"
+    expected = arrays[pooled if name == "fm" else "out/representation"]
+    np.testing.assert_allclose(representation_BD, expected, rtol=0, atol=1e-10)
     np.testing.assert_allclose(logits_B, arrays["out/logits"], rtol=0, atol=1e-10)
-    for ours, name in theirs.items():
-        np.testing.assert_allclose(
-            grads[ours], arrays[f"grad/coef/{name}"], rtol=0, atol=1e-10, err_msg=ours
-        )
+    for key, grad in grads.items():
+        expected = arrays[f"grad/coef/{theirs[key]}"].reshape(grad.shape)
+        np.testing.assert_allclose(grad, expected, rtol=0, atol=1e-10, err_msg=key)
+
+
+def test_golden_cases_are_all_there():
+    models = {ALIASES.get(case.split("_")[1], case.split("_")[1]) for case in GOLDEN_CASES}
+    assert models >= {"fm", "dnn", "deepfm", "dcn", "autoint", "dcnv2"}

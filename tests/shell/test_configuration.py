@@ -14,7 +14,7 @@ from kedro.framework.project import configure_project
 from kedro.io import DataCatalog
 from pydantic import BaseModel
 
-from clickprompt.parameters import ParameterError, check_parameters
+from clickprompt.parameters import CTR_MODELS, CTR_SIZES, ParameterError, check_parameters
 from clickprompt.pipeline_registry import register_pipelines
 from clickprompt.readers import READERS
 from clickprompt.settings import CONFIG_LOADER_ARGS
@@ -88,7 +88,8 @@ def test_time_split_differs_from_base_in_nothing_else():
 def test_runtime_parameters_replace_only_what_they_name():
     raw = loader("movielens_1m", ctr={"name": "dnn"}, seed=1)["parameters"]
     parameters = check_parameters(raw)
-    assert (parameters.ctr.name, parameters.ctr.cross_layers, parameters.seed) == ("dnn", 6, 1)
+    assert (parameters.ctr.name, parameters.ctr.hidden_sizes) == ("dnn", (256,) * 6)
+    assert parameters.seed == 1
 
 
 def test_runtime_mistakes_are_reported_together():
@@ -100,9 +101,160 @@ def test_runtime_mistakes_are_reported_together():
 def test_base_writes_every_parameter_of_the_method():
     """Newcomers read conf: what is left to a default there must be optimisation detail."""
     raw = loader("base")["parameters"]
-    for group in ("ctr", "plm", "prompts", "training", "evaluation"):
+    for group in ("plm", "prompts", "training", "evaluation"):
         model = type(getattr(check_parameters(raw), group))
         assert set(raw[group]) == set(model.model_fields), group
+    assert list(raw["ctr"]) == ["name"]
+    assert {model: set(sizes) for model, sizes in raw["ctr_sizes"].items()} == {
+        model: set(sizes) for model, sizes in CTR_SIZES.items()
+    }
+
+
+# Section 9 of docs/method.md, by environment: E, then layers of the model's own kind (or the
+# linear term) and widths of the deep part.
+REFERENCE_SIZES = {
+    "movielens_1m": {
+        "fm": (32, False),
+        "dnn": (32, [256] * 6),
+        "deepfm": (32, True, [256] * 6),
+        "xdeepfm": (32, [25] * 3, [256] * 3),
+        "pnn": (32, [256] * 6),
+        "dcn": (32, 4, [256] * 4),
+        "autoint": (32, 6, [256] * 6),
+        "fignn": (32, 3),
+        "fgcnn": (16, [6, 8, 10, 12], [256] * 3),
+        "dcnv2": (32, 6, [256] * 6),
+    },
+    "bookcrossing": {
+        "fm": (32, False),
+        "dnn": (32, [256] * 6),
+        "deepfm": (32, False, [256] * 4),
+        "xdeepfm": (32, [25] * 3, [256] * 6),
+        "pnn": (32, [256] * 6),
+        "dcn": (32, 4, [256] * 4),
+        "autoint": (32, 6, [256] * 6),
+        "fignn": (32, 6),
+        "fgcnn": (16, [6, 8, 10, 12], [256] * 3),
+        "dcnv2": (32, 6, [256] * 6),
+    },
+    "amazon_toys": {
+        "fm": (16, False),
+        "dnn": (16, [256] * 6),
+        "deepfm": (16, False, [256] * 6),
+        "xdeepfm": (16, [25] * 3, [256] * 3),
+        "pnn": (16, [256] * 6),
+        "dcn": (16, 3, [256] * 3),
+        "autoint": (16, 6, [256] * 6),
+        "fignn": (16, 3),
+        "fgcnn": (8, [6, 8, 10, 12], [256] * 3),
+        "dcnv2": (16, 3, [256] * 3),
+    },
+    "goodreads": {
+        "fm": (16, True),
+        "dnn": (16, [256] * 6),
+        "deepfm": (16, False, [256] * 6),
+        "xdeepfm": (16, [25] * 3, [256] * 6),
+        "pnn": (16, [512] * 6),
+        "dcn": (16, 4, [512] * 4),
+        "autoint": (16, 6, [256] * 6),
+        "fignn": (16, 3),
+        "fgcnn": (8, [6, 8, 10, 12], [256] * 3),
+        "dcnv2": (16, 6, [512] * 6),
+    },
+}
+OWN_SIZE = {
+    "fm": "linear",
+    "deepfm": "linear",
+    "xdeepfm": "cin_sizes",
+    "dcn": "cross_layers",
+    "autoint": "attention_layers",
+    "fignn": "graph_layers",
+    "fgcnn": "fgcnn_channels",
+    "dcnv2": "cross_layers",
+}
+
+
+@pytest.mark.parametrize("model", CTR_MODELS)
+@pytest.mark.parametrize("environment", REFERENCE_SIZES)
+def test_the_name_alone_gives_the_sizes_of_the_reference(environment, model):
+    ctr = check_parameters(loader(environment, ctr={"name": model})["parameters"]).ctr
+    read = ["embedding_size", OWN_SIZE.get(model), "hidden_sizes"]
+    found = [
+        list(value) if isinstance(value, tuple) else value
+        for size in read
+        if size in CTR_SIZES[model]
+        for value in [getattr(ctr, size)]
+    ]
+    assert found == list(REFERENCE_SIZES[environment][model])
+    if model == "autoint":
+        assert (ctr.attention_size, ctr.attention_heads) == (32, 1)
+        assert ctr.residual
+        assert not ctr.attention_scale
+    if model == "fignn":
+        assert ctr.graph_shared
+        assert ctr.residual
+    if model == "fgcnn":
+        assert (ctr.fgcnn_kernels, ctr.fgcnn_pooling) == ((7,) * 4, (2,) * 4)
+        assert ctr.fgcnn_recombined == (3,) * 4
+    assert ctr.dropout == 0
+
+
+def test_what_ctr_names_is_stronger_than_the_sizes_of_the_model():
+    raw = loader("movielens_1m", ctr={"name": "dcn", "cross_layers": 9})["parameters"]
+    ctr = check_parameters(raw).ctr
+    assert (ctr.cross_layers, ctr.hidden_sizes) == (9, (256,) * 4)
+
+
+def test_checked_parameters_hold_the_sizes_that_are_used_and_no_others():
+    checked = check_parameters(loader("movielens_1m", ctr={"name": "fignn"})["parameters"])
+    dump = checked.model_dump()
+    assert "ctr_sizes" not in dump
+    assert check_parameters(dump).ctr == checked.ctr
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"autoit": {"attention_layers": 2}},
+            r"ctr_sizes\.autoit\.name: must be one of .*, got 'autoit'; did you mean 'autoint'",
+        ),
+        (
+            {"dcn": {"cros_layers": 2}},
+            r"ctr_sizes\.dcn\.cros_layers: unknown parameter; did you mean 'cross_layers'",
+        ),
+        ({"dcn": {"cross_layers": 0}}, r"ctr_sizes\.dcn\.cross_layers: .* equal to 1, got 0"),
+        (
+            {"fm": {"cross_layers": 2}},
+            r"fm must name sizes that it reads \(embedding_size, linear\), got cross_layers",
+        ),
+        (
+            {"dnn": {"hidden_sizes": []}},
+            r"ctr_sizes\.dnn: hidden_sizes must have at least one width for dnn, got \[\]",
+        ),
+        (
+            {"xdeepfm": {"cin_sizes": []}},
+            r"cin_sizes: must be one or more sizes of at least 1, got \[\]",
+        ),
+        (
+            {"autoint": {"hidden_sizes": [8, 0]}},
+            r"hidden_sizes: must be widths of at least 1, got \[8, 0\]",
+        ),
+        (
+            {"fgcnn": {"fgcnn_kernels": [7, 7, 4, 7]}},
+            r"fgcnn_kernels: must be odd heights, got \[7, 7, 4, 7\]",
+        ),
+        (
+            {"fgcnn": {"fgcnn_pooling": [2]}},
+            r"fgcnn's lists must have the same length, got fgcnn_channels 4, .*fgcnn_pooling 1",
+        ),
+        ({"fm": 3}, r"ctr_sizes\.fm: Input should be a valid dictionary .*, got 3"),
+    ],
+)
+def test_mistakes_in_the_sizes_of_a_model_are_named(sizes, message):
+    raw = loader("base", ctr_sizes=sizes)["parameters"]
+    with pytest.raises(ParameterError, match=message):
+        check_parameters(raw)
 
 
 def test_every_value_of_the_parameter_files_is_known_once():

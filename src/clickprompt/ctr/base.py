@@ -5,7 +5,7 @@ Shapes: B batch, F fields, E embedding size, D representation size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ class CTRModel(nn.Module):
     outside of the models.
 
     A subclass builds its layers and gives :meth:`representation`; one with shallow terms (FM,
-    linear) or without a linear head overrides :meth:`logits` too. It is then named once in
+    linear) overrides :meth:`logits` too. It is then named once in
     :mod:`clickprompt.ctr.registry`, and the contract suite covers it.
 
     Args:
         field_sizes: table rows per field, the out-of-vocabulary row included.
         embedding_size: E.
         representation_size: D.
+        head: what turns q (B, D) into (B, 1); None: a linear layer.
         bags: members of the bag fields, see :class:`~clickprompt.ctr.embedding.FeatureEmbedding`.
     """
 
@@ -38,6 +39,7 @@ class CTRModel(nn.Module):
         field_sizes: Sequence[int],
         embedding_size: int,
         representation_size: int,
+        head: nn.Module | None = None,
         bags: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         super().__init__()
@@ -45,14 +47,14 @@ class CTRModel(nn.Module):
         self.embedding = FeatureEmbedding(
             field_sizes=field_sizes, embedding_size=embedding_size, bags=bags
         )
-        self.head = nn.Linear(representation_size, 1)
+        self.head = nn.Linear(representation_size, 1) if head is None else head
 
     def representation(self, x_id_BF: Tensor) -> Tensor:
         """Feature-interaction representation q: local ids (B, F) -> (B, D)."""
         raise NotImplementedError
 
     def logits(self, representation_BD: Tensor, x_id_BF: Tensor) -> Tensor:
-        """Logit of a click: the linear head over q, and the model's shallow terms -> (B,).
+        """Logit of a click: the head over q, and the model's shallow terms -> (B,).
 
         Args:
             representation_BD: what :meth:`representation` gave for ``x_id_BF``.
@@ -63,6 +65,10 @@ class CTRModel(nn.Module):
     def forward(self, x_id_BF: Tensor) -> Tensor:
         """Logit of a click: local ids (B, F) -> (B,)."""
         return self.logits(self.representation(x_id_BF), x_id_BF)
+
+    def logit_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that the logit alone depends on: PA-MLM has nothing to teach them."""
+        yield from self.head.parameters()
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:

@@ -1,10 +1,17 @@
-"""Blocks that more than one CTR model uses."""
+"""Blocks that more than one CTR model uses.
+
+Shapes: B batch, F fields, E embedding size, P = F * (F - 1) / 2 pairs of fields.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+
+from clickprompt.ctr.embedding import FeatureEmbedding
 
 
 class MLP(nn.Module):
@@ -30,3 +37,52 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, input size) -> (B, last hidden size)."""
         return self.layers(x)
+
+
+class LinearTerm(nn.Module):
+    """Logistic regression over the fields: sum_f w[x_f] + b, the mean of w for a bag field.
+
+    Args:
+        field_sizes: table rows per field.
+        bags: members of the bag fields.
+    """
+
+    def __init__(
+        self, *, field_sizes: Sequence[int], bags: Mapping[int, np.ndarray] | None = None
+    ) -> None:
+        super().__init__()
+        self.embedding = FeatureEmbedding(field_sizes=field_sizes, embedding_size=1, bags=bags)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_id_BF: Tensor) -> Tensor:
+        """Local ids (B, F) -> (B,)."""
+        return self.embedding(x_id_BF).sum(dim=(1, 2)) + self.bias
+
+
+def pooled_interaction(x_BFE: Tensor) -> Tensor:
+    """sum_{i<j} e_i * e_j = ((sum_i e_i)^2 - sum_i e_i^2) / 2, elementwise: (B, F, E) -> (B, E)."""
+    return 0.5 * (x_BFE.sum(dim=1).square() - x_BFE.square().sum(dim=1))
+
+
+class InnerProducts(nn.Module):
+    """<e_i, e_j> of all pairs i < j, in the order (0, 1), (0, 2), ..., (1, 2), ...
+
+    Args:
+        fields: F, at least 2.
+
+    Raises:
+        ValueError: fewer than two fields.
+    """
+
+    pair_P: Tensor
+
+    def __init__(self, *, fields: int) -> None:
+        super().__init__()
+        if fields < 2:
+            raise ValueError(f"inner products need at least 2 fields, got {fields}")
+        row_P, column_P = torch.triu_indices(fields, fields, offset=1)
+        self.register_buffer("pair_P", row_P * fields + column_P, persistent=False)
+
+    def forward(self, x_BFE: Tensor) -> Tensor:
+        """(B, F, E) -> (B, P)."""
+        return (x_BFE @ x_BFE.transpose(1, 2)).flatten(1).index_select(1, self.pair_P)

@@ -32,6 +32,7 @@ class FeatureEmbedding(nn.Module):
     """
 
     field_offsets: Tensor
+    id_limits: Tensor
 
     def __init__(
         self,
@@ -59,6 +60,11 @@ class FeatureEmbedding(nn.Module):
         # was learnt and nothing else.
         offsets = np.cumsum([0, *self.field_sizes[:-1]])
         self.register_buffer("field_offsets", torch.from_numpy(offsets), persistent=False)
+        limits = [
+            len(bags[field]) if bags and field in bags else size
+            for field, size in enumerate(self.field_sizes)
+        ]
+        self.register_buffer("id_limits", torch.tensor(limits), persistent=False)
         self.bag_fields = tuple(sorted(bags or {}))
         self.plain_fields = tuple(f for f in range(len(field_sizes)) if f not in self.bag_fields)
         for field in self.bag_fields:
@@ -72,11 +78,19 @@ class FeatureEmbedding(nn.Module):
             self.register_buffer(f"bag_mask_{field}", mask, persistent=False)
 
     def forward(self, x_id_BF: Tensor) -> Tensor:
-        """Embed the fields: local ids (B, F), int32 or int64 -> (B, F, E)."""
+        """Embed the fields: local ids (B, F), int32 or int64 -> (B, F, E).
+
+        Raises:
+            ValueError: another shape; on a CPU also an id outside of its field. A GPU would have
+                to wait for that answer: there :meth:`check_ids` is the caller's to call, and ids
+                of a model input were checked when it was written.
+        """
         if x_id_BF.ndim != 2 or x_id_BF.shape[1] != len(self.field_sizes):
             raise ValueError(
                 f"x_id must have the shape (B, {len(self.field_sizes)}), got {tuple(x_id_BF.shape)}"
             )
+        if x_id_BF.device.type == "cpu":
+            self.check_ids(x_id_BF)
         if not self.bag_fields:
             return self._lookup(x_id_BF + self.field_offsets)
 
@@ -96,6 +110,24 @@ class FeatureEmbedding(nn.Module):
         for field, member_BME, mask_BM1 in zip(self.bag_fields, members, masks, strict=True):
             columns[field] = (member_BME * mask_BM1).sum(dim=1) / mask_BM1.sum(dim=1)
         return torch.stack([columns[field] for field in range(len(columns))], dim=1)
+
+    def check_ids(self, x_id_BF: Tensor) -> None:
+        """Hold every id against the limits of its field: (B, F).
+
+        An id that is too large would mostly be a row of the next field, a wrong one without a
+        word.
+
+        Raises:
+            ValueError: an id outside of its field; it names field, limits, id and row.
+        """
+        outside_BF = (x_id_BF < 0) | (x_id_BF >= self.id_limits)
+        if not outside_BF.any():
+            return
+        row, field = (int(place) for place in outside_BF.nonzero()[0])
+        raise ValueError(
+            f"x_id of field {field} must be in 0..{int(self.id_limits[field]) - 1}, "
+            f"got {int(x_id_BF[row, field])} in row {row}"
+        )
 
     def _lookup(self, row_BC: Tensor) -> Tensor:
         """Rows of the table: (B, C) -> (B, C, E)."""

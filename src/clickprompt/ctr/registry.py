@@ -8,14 +8,30 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from clickprompt.ctr.autoint import AutoInt
 from clickprompt.ctr.base import CTRModel
+from clickprompt.ctr.dcn import DCN
 from clickprompt.ctr.dcnv2 import DCNv2
+from clickprompt.ctr.deepfm import DeepFM
 from clickprompt.ctr.dnn import DNN
+from clickprompt.ctr.fgcnn import FGCNN
+from clickprompt.ctr.fignn import FiGNN
+from clickprompt.ctr.fm import FM
+from clickprompt.ctr.pnn import PNN
+from clickprompt.ctr.xdeepfm import XDeepFM
 from clickprompt.parameters import CTRParameters
 
-# Same names, same order as parameters.CTR_MODELS, which must not import torch.
+# Same names, same order as parameters.CTR_SIZES, which must not import torch.
 REGISTRY: dict[str, type[CTRModel]] = {
+    "fm": FM,
     "dnn": DNN,
+    "deepfm": DeepFM,
+    "xdeepfm": XDeepFM,
+    "pnn": PNN,
+    "dcn": DCN,
+    "autoint": AutoInt,
+    "fignn": FiGNN,
+    "fgcnn": FGCNN,
     "dcnv2": DCNv2,
 }
 

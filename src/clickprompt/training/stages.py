@@ -94,8 +94,9 @@ def pretrain(
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         ctr_model = _fresh_ctr(ctr, model_input, seed)
-        # PA-MLM reads the representation only; the head has nothing to learn here.
-        ctr_model.head.requires_grad_(False)
+        # PA-MLM reads the representation only; what only the logit reads has nothing to learn here.
+        for parameter in ctr_model.logit_parameters():
+            parameter.requires_grad_(False)
         encoder = load_encoder(plm)
         model = ClickPromptForPretraining(
             ctr=ctr_model,
