@@ -17,8 +17,8 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -68,10 +68,10 @@ def compare(
     parameters: Any,
     model_input: Any,
     *,
-    models: Sequence[str] = MODELS,
-    grid: Grid = GRID,
-    seeds: int = 5,
-    processes: int = 2,
+    models: Sequence[str],
+    grid: Grid,
+    seeds: int,
+    processes: int,
 ) -> dict[str, Any]:
     """Tune the models with equal effort, then train all seeds and test once.
 
@@ -101,15 +101,25 @@ def compare(
         if model not in MODELS:
             raise ValueError(f"a model must be one of {', '.join(MODELS)}, got {model!r}")
     pairs = list(product(grid.learning_rates, grid.weight_decays))
-    # models change fastest, so that the mean time of what is done tells that of the rest
-    trials = [Trial(model, *pair, seed=0) for pair in pairs for model in models]
-    tuned = _train_all(trials, parameters, Path(model_input.folder), processes, "tuning")
-    chosen: dict[str, tuple[float, float]] = {}
-    for model in models:
-        best = best_on_valid(entry for entry in tuned if entry["model"] == model)
-        chosen[model] = (best["learning_rate"], best["weight_decay"])
-    finals = [Trial(model, *chosen[model], seed=seed) for seed in range(seeds) for model in models]
-    trained = _train_all(finals, parameters, Path(model_input.folder), processes, "seeds")
+    with workers(processes) as pool:
+
+        def work(name: str, trials: list[Trial]) -> list[dict[str, Any]]:
+            jobs = {pool.submit(train, t, parameters, model_input.folder): t for t in trials}
+            try:
+                return _collect(jobs, processes, name)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+        # models change fastest, so that the times of all are soon known
+        tuned = work("tuning", [Trial(m, *pair, seed=0) for pair in pairs for m in models])
+        chosen: dict[str, tuple[float, float]] = {}
+        for model in models:
+            best = best_on_valid(entry for entry in tuned if entry["model"] == model)
+            chosen[model] = (best["learning_rate"], best["weight_decay"])
+        trained = work(
+            "seeds", [Trial(m, *chosen[m], seed=s) for s in range(seeds) for m in models]
+        )
     results = [_result(entry) for entry in trained]
     summary = [_mean([row for row in results if row["model"] == model]) for model in models]
     best_model = max(summary, key=lambda row: row["valid_auc"])["model"]
@@ -175,45 +185,31 @@ def sizes(model: str, parameters: Any) -> Any:
     return parameters.ctr_sizes[name].model_copy(update=changes)
 
 
-def _train_all(
-    trials: Sequence[Trial], parameters: Any, folder: Path, processes: int, name: str
+def _collect(
+    jobs: Mapping[Future[dict[str, Any]], Trial], processes: int, name: str
 ) -> list[dict[str, Any]]:
-    """The trained entries in the order of the trials; a line for each as it comes."""
+    """The trained entries in the order of the jobs; a line for each as it comes."""
     entries: dict[Trial, dict[str, Any]] = {}
-    with workers(processes) as pool:
-        waiting = {pool.submit(train, trial, parameters, folder): trial for trial in trials}
-        try:
-            for future in as_completed(waiting):
-                trial = waiting[future]
-                entries[trial] = future.result()
-                print(
-                    f"{name} {len(entries)} of {len(trials)}: {_line(entries[trial])}, about "
-                    f"{clock(_seconds_left(trials, entries, processes))} left",
-                    file=sys.stderr,
-                    flush=True,
-                )
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [entries[trial] for trial in trials]
+    for future in as_completed(jobs):
+        trial = jobs[future]
+        entries[trial] = future.result()
+        left = [other for other in jobs.values() if other not in entries]
+        print(
+            f"{name} {len(entries)} of {len(jobs)}: {_line(entries[trial])}, about "
+            f"{clock(_seconds(left, entries) / processes)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+    return [entries[trial] for trial in jobs.values()]
 
 
-def _seconds_left(
-    trials: Sequence[Trial], entries: Mapping[Trial, Mapping[str, Any]], processes: int
-) -> float:
-    """From the training time of those done, of the same model where there are such."""
+def _seconds(left: Iterable[Trial], entries: Mapping[Trial, Mapping[str, Any]]) -> float:
+    """Training time of what is left: the mean of the same model, or of all where it is new."""
     spent: dict[str, list[float]] = {}
     for trial, entry in entries.items():
         spent.setdefault(trial.model, []).append(entry["seconds"])
-    overall = statistics.fmean(seconds for found in spent.values() for seconds in found)
-    left = [trial for trial in trials if trial not in entries]
-    return (
-        sum(
-            statistics.fmean(spent[trial.model]) if trial.model in spent else overall
-            for trial in left
-        )
-        / processes
-    )
+    everything = [seconds for found in spent.values() for seconds in found]
+    return sum(statistics.fmean(spent.get(trial.model, everything)) for trial in left)
 
 
 def _line(entry: Mapping[str, Any]) -> str:
@@ -278,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parameters,
         model_input,
         models=given.models,
+        grid=GRID,
         seeds=given.seeds,
         processes=given.processes,
     )

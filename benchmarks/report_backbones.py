@@ -143,8 +143,8 @@ def _edges(result: Result) -> str:
     """Which choices are the smallest or largest that was tried."""
     found = []
     for name, said in (("learning_rate", "rate"), ("weight_decay", "decay")):
-        ends = {min(result["grid"][name]): "smallest", max(result["grid"][name]): "largest"}
-        for end, which in ends.items():
+        ends = (min(result["grid"][name]), "smallest"), (max(result["grid"][name]), "largest")
+        for end, which in ends if ends[0][0] < ends[1][0] else ():
             models = [NAMES[model] for model, pair in result["chosen"].items() if pair[name] == end]
             if models:
                 found.append(f"the {which} {said} by {', '.join(models)}")
