@@ -39,9 +39,11 @@ def page() -> str:
     accuracy = sorted(FOLDER.glob("accuracy_*.json"))
     for path in accuracy:
         parts.append(_accuracy(path.stem.removeprefix("accuracy_"), _read(path)))
+    if (FOLDER / "backbones.json").exists():
+        parts.append(backbones_section(_read(FOLDER / "backbones.json")))
+    anchors = FOLDER / "anchors.json"
+    parts.append(anchors_section(_read(anchors) if anchors.exists() else None))
     for name, section in (
-        ("backbones", backbones_section),
-        ("anchors", anchors_section),
         ("pretraining_step", _step),
         ("conversion", _conversion),
         ("scale", scale_section),
