@@ -86,7 +86,8 @@ def compare(
 
     Returns:
         - ``seeds``, ``rows`` (labelled), ``data_digest``, ``precision``, ``stage`` (epochs, ...);
-        - ``grid``, ``tuning`` (a row a trial: valid metrics only), ``chosen`` (model -> pair);
+        - ``grid``, ``tuning`` (a row a trial: valid metrics only, null where it diverged),
+          ``chosen`` (model -> pair);
         - ``results``: a row a model and seed with the test metrics, the best epoch, the number of
           parameters and the seconds;
         - ``summary``: a row a model with means and sample deviations (null for one seed);
@@ -94,7 +95,8 @@ def compare(
         - ``seconds_of_stages``.
 
     Raises:
-        ValueError: a model is unknown, or seeds is below 1.
+        ValueError: a model is unknown, seeds is below 1, or training diverged: a model's with every
+            pair, or one of the seeds'.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
@@ -116,11 +118,13 @@ def compare(
         tuned = work("tuning", [Trial(m, *pair, seed=0) for pair in pairs for m in models])
         chosen: dict[str, tuple[float, float]] = {}
         for model in models:
-            best = best_on_valid(entry for entry in tuned if entry["model"] == model)
+            best = best_on_valid(_finite([e for e in tuned if e["model"] == model]))
             chosen[model] = (best["learning_rate"], best["weight_decay"])
         trained = work(
             "seeds", [Trial(m, *chosen[m], seed=s) for s in range(seeds) for m in models]
         )
+    for entry in trained:
+        _finite([entry])
     results = [_result(entry) for entry in trained]
     summary = [_mean([row for row in results if row["model"] == model]) for model in models]
     best_model = max(summary, key=lambda row: row["valid_auc"])["model"]
@@ -156,20 +160,29 @@ def compare(
 
 
 def train(trial: Trial, parameters: Any, folder: Path) -> dict[str, Any]:
-    """Train one backbone, or find it, in a process of its own."""
+    """Train one backbone, or find it, in a process of its own.
+
+    A diverged one has ``metrics`` null and says why in ``diverged``: a high rate of the grid must
+    not end the comparison.
+    """
     from clickprompt.modality import ModelInput
     from clickprompt.training import stages
+    from clickprompt.training.loop import DivergedError
 
     stage = parameters.backbone.model_copy(
         update={"learning_rate_ctr": trial.learning_rate, "weight_decay": trial.weight_decay}
     )
-    trained = stages.train_backbone(
-        model_input=ModelInput.open(folder),
-        ctr=sizes(trial.model, parameters),
-        stage=stage,
-        training=worker_training(parameters.training),
-        seed=trial.seed,
-    )
+    try:
+        trained = stages.train_backbone(
+            model_input=ModelInput.open(folder),
+            ctr=sizes(trial.model, parameters),
+            stage=stage,
+            training=worker_training(parameters.training),
+            seed=trial.seed,
+        )
+    except DivergedError as error:
+        failed = {"metrics": None, "best_epoch": None, "seconds": 0.0, "diverged": str(error)}
+        return {**vars(trial), **failed}
     return {
         **vars(trial),
         "metrics": trained.report["metrics"],
@@ -213,17 +226,31 @@ def _seconds(left: Iterable[Trial], entries: Mapping[Trial, Mapping[str, Any]]) 
     return sum(statistics.fmean(spent.get(trial.model, everything)) for trial in left)
 
 
+def _finite(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that did not diverge; there must be one."""
+    found = [entry for entry in entries if entry["metrics"] is not None]
+    if not found:
+        raise ValueError(
+            f"training of {entries[-1]['model']} must not diverge for all that was tried, got: "
+            f"{entries[-1]['diverged']}"
+        )
+    return found
+
+
 def _line(entry: Mapping[str, Any]) -> str:
+    found = "diverged"
+    if entry["metrics"] is not None:
+        found = f"valid AUC {entry['metrics']['valid_auc']:.4f}"
     return (
         f"{entry['model']} seed {entry['seed']}, rate {entry['learning_rate']:g}, decay "
-        f"{entry['weight_decay']:g}: valid AUC {entry['metrics']['valid_auc']:.4f}, "
-        f"{clock(entry['seconds'])}"
+        f"{entry['weight_decay']:g}: {found}, {clock(entry['seconds'])}"
     )
 
 
 def _trial(entry: Mapping[str, Any]) -> dict[str, Any]:
     names = ("model", "learning_rate", "weight_decay", "best_epoch", "seconds")
-    valid = {f"valid_{metric}": entry["metrics"][f"valid_{metric}"] for metric in METRICS}
+    metrics = entry["metrics"] or {}
+    valid = {f"valid_{metric}": metrics.get(f"valid_{metric}") for metric in METRICS}
     return {name: entry[name] for name in names} | valid
 
 

@@ -192,10 +192,14 @@ def _tuning(result: Result) -> str:
         ["learning rate", "weight decay", *(NAMES[model] for model in result["chosen"])],
         [
             [f"{rate:g}", f"{decay:g}"]
-            + [f"{found[model, rate, decay]['valid_auc']:.4f}" for model in result["chosen"]]
+            + [_valid_auc(found[model, rate, decay]) for model in result["chosen"]]
             for rate, decay in pairs
         ],
     )
+
+
+def _valid_auc(trial: Mapping[str, Any]) -> str:
+    return "diverged" if trial["valid_auc"] is None else f"{trial['valid_auc']:.4f}"
 
 
 def _spread(row: Mapping[str, Any], metric: str) -> str:

@@ -14,6 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from benchmarks import backbones, report_backbones, results
 from benchmarks.backbones import Grid
 from benchmarks.project import base_parameters
+from clickprompt.modality import ModelInput
 from clickprompt.parameters import CTR_MODELS
 from clickprompt.synthetic import write_synthetic_ratings
 
@@ -164,6 +165,67 @@ def test_the_variant_differs_from_its_model_in_the_deep_part_only():
     assert plain.hidden_sizes == (256, 256, 256)
     assert bare.hidden_sizes == ()
     assert bare.model_copy(update={"hidden_sizes": plain.hidden_sizes}) == plain
+
+
+def diverging(limit):
+    """A stand-in for training: diverges above a rate; a lower rate has the higher AUC."""
+
+    def train(trial, parameters, folder):
+        if trial.learning_rate > limit or trial.seed == 7:
+            failed = {"metrics": None, "best_epoch": None, "seconds": 0.0, "diverged": "got nan"}
+            return {**vars(trial), **failed}
+        value = {"auc": 0.8 - trial.learning_rate, "log_loss": 0.4}
+        metrics = {f"{split}_{name}": v for split in ("valid", "test") for name, v in value.items()}
+        rest = {"best_epoch": 1, "parameters": 9, "precision": "bf16", "seconds": 1.0}
+        return {**vars(trial), "metrics": metrics, **rest}
+
+    return train
+
+
+@pytest.mark.parametrize("seeds", [2, 8])
+def test_a_diverged_trial_is_not_chosen_and_a_diverged_seed_is_an_error(
+    comparison, monkeypatch, seeds
+):
+    folder = next(comparison[1].glob("data/05_model_input/*"))
+    monkeypatch.setattr(backbones, "train", diverging(5e-3))
+    given = {"models": ["fm"], "grid": GRID, "seeds": seeds, "processes": 1}
+    parameters, model_input = base_parameters("base"), ModelInput.open(folder)
+    if seeds == 8:
+        with pytest.raises(ValueError, match="training of fm must not diverge .*, got: got nan"):
+            backbones.compare(parameters, model_input, **given)
+        return
+    result = backbones.compare(parameters, model_input, **given)
+    assert [trial["valid_auc"] for trial in result["tuning"]] == [0.799, None]
+    assert result["chosen"]["fm"]["learning_rate"] == 1e-3
+    section = report_backbones.backbones_section(
+        {**result, "date": "2026-01-01", "machine": "a machine"}
+    )
+    assert "| 0.001 | 1e-05 | 0.7990 |\n| 0.01 | 1e-05 | diverged |" in section
+
+
+def test_a_model_that_diverges_with_every_pair_is_an_error(comparison, monkeypatch):
+    folder = next(comparison[1].glob("data/05_model_input/*"))
+    monkeypatch.setattr(backbones, "train", diverging(0.0))
+    with pytest.raises(ValueError, match="training of dnn must not diverge for all that was tried"):
+        backbones.compare(
+            base_parameters("base"), ModelInput.open(folder),
+            models=["dnn"], grid=GRID, seeds=1, processes=1,
+        )  # fmt: skip
+
+
+def test_training_that_diverges_is_told_and_no_error(comparison, monkeypatch):
+    from clickprompt.training import stages
+    from clickprompt.training.loop import DivergedError
+
+    def diverge(**settings):
+        raise DivergedError("the training loss of backbone must be finite, got nan")
+
+    monkeypatch.setattr(stages, "train_backbone", diverge)
+    folder = next(comparison[1].glob("data/05_model_input/*"))
+    trial = backbones.Trial("fm", 1e-3, 1e-5, 0)
+    entry = backbones.train(trial, base_parameters("base"), folder)
+    assert entry["metrics"] is None
+    assert "must be finite, got nan" in entry["diverged"]
 
 
 @pytest.mark.parametrize(
