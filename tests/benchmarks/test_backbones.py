@@ -191,7 +191,7 @@ def test_a_diverged_trial_is_not_chosen_and_a_diverged_seed_is_an_error(
     given = {"models": ["fm"], "grid": GRID, "seeds": seeds, "processes": 1}
     parameters, model_input = base_parameters("base"), ModelInput.open(folder)
     if seeds == 8:
-        with pytest.raises(ValueError, match="training of fm must not diverge .*, got: got nan"):
+        with pytest.raises(ValueError, match=r"training of fm must not diverge .*, got: got nan"):
             backbones.compare(parameters, model_input, **given)
         return
     result = backbones.compare(parameters, model_input, **given)
