@@ -2,7 +2,7 @@
 
 Each prints its result and writes it to ``benchmarks/results/<name>.json``. Others take
 long or install other libraries, and are started by themselves: ``python -m benchmarks.accuracy``,
-``python -m benchmarks.scale`` and ``python -m benchmarks.peers``.
+``benchmarks.backbones``, ``benchmarks.anchors``, ``benchmarks.scale`` and ``benchmarks.peers``.
 """
 
 from __future__ import annotations

@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.project import REPOSITORY, base_parameters, embedded_model_input
+from benchmarks.seeds import best_on_valid, worker_training, workers
 
 GRID = (3e-5, 1e-4, 3e-4)
 MODELS = ("backbone", "clickprompt_without_plm", "clickprompt_with_plm")
@@ -40,9 +37,7 @@ def run(
     started = time.monotonic()
     parameters = base_parameters(environment)
     model_input, _ = embedded_model_input(_folder(environment), parameters)
-    with ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=_start, initargs=(processes,)
-    ) as pool:
+    with workers(processes) as pool:
 
         def work(jobs: Iterable[Job]) -> list[dict[str, Any]]:
             return list(pool.map(train, jobs))
@@ -52,10 +47,9 @@ def run(
             (environment, model, 0, decay) for decay in GRID for model in reversed(models)
         )
         chosen = {
-            model: max(
-                (entry for entry in tuning if entry["model"] == model),
-                key=lambda entry: entry["metrics"]["valid_auc"],
-            )["weight_decay"]
+            model: best_on_valid(entry for entry in tuning if entry["model"] == model)[
+                "weight_decay"
+            ]
             for model in models
         }
         trained = work(
@@ -85,8 +79,6 @@ def run(
 def train(job: Job) -> dict[str, Any]:
     """One stage of one seed, in a process of its own."""
     environment, name, seed, decay = job
-    import torch
-
     from clickprompt.modality import ModelInput
     from clickprompt.training import stages
 
@@ -94,12 +86,7 @@ def train(job: Job) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "model_input": ModelInput.open(_folder(environment)),
         "ctr": parameters.ctr,
-        "training": parameters.training.model_copy(
-            update={
-                "threads": torch.get_num_threads(),
-                "folder": str(REPOSITORY / parameters.training.folder),
-            }
-        ),
+        "training": worker_training(parameters.training),
         "seed": seed,
     }
     text = {"plm": parameters.plm, "prompts": parameters.prompts}
@@ -158,15 +145,6 @@ def _evaluate(parameters: Any, model_input: Any, trained: list[dict[str, Any]]) 
 
 def _folder(environment: str) -> Path:
     return REPOSITORY / "data" / "05_model_input" / f"accuracy_{environment}"
-
-
-def _start(processes: int) -> None:
-    """Share the cores between the processes; be quiet."""
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-    os.environ["TQDM_DISABLE"] = "1"
-    logging.basicConfig(level=logging.WARNING)
 
 
 def main() -> None:

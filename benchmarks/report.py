@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import grid as _grid
 from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
+from benchmarks.report_backbones import anchors_section, backbones_section, outside_the_band
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.results import FOLDER
 from clickprompt.evaluation.significance import holm
@@ -37,6 +39,10 @@ def page() -> str:
     accuracy = sorted(FOLDER.glob("accuracy_*.json"))
     for path in accuracy:
         parts.append(_accuracy(path.stem.removeprefix("accuracy_"), _read(path)))
+    if (FOLDER / "backbones.json").exists():
+        parts.append(backbones_section(_read(FOLDER / "backbones.json")))
+    anchors = FOLDER / "anchors.json"
+    parts.append(anchors_section(_read(anchors) if anchors.exists() else None))
     for name, section in (
         ("pretraining_step", _step),
         ("conversion", _conversion),
@@ -281,8 +287,16 @@ def figures() -> dict[Path, str]:
     return {} if drawn is None else {PAGE.parent / FIGURE: drawn}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write pages and figures; exit with 1 where a published anchor is missed."""
     for figure_path, drawing in figures().items():
         figure_path.write_text(drawing, encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    anchors = FOLDER / "anchors.json"
+    if anchors.exists() and (outside := outside_the_band(_read(anchors))):
+        sys.exit(f"outside of the band of the published anchors: {', '.join(outside)}")
+
+
+if __name__ == "__main__":
+    main()
