@@ -23,7 +23,7 @@ from clickprompt.parameters import (
 )
 from clickprompt.training import stages
 from clickprompt.training.files import DamagedFolderError
-from clickprompt.training.loop import DivergedError
+from clickprompt.training.divergence import DivergedError
 from tests.training.tiny_run import CTR, PROMPTS, run_stages, training
 
 QUICK = {"epochs": 2, "batch_size": 32}
