@@ -1,6 +1,6 @@
 """A short training, started once or in two processes; what it ends with goes to a file.
 
-    python -m torch.distributed.run --nproc-per-node 2 -m tests.training.processes FOLDER UPDATES
+python -m torch.distributed.run --nproc-per-node 2 -m tests.training.processes FOLDER UPDATES
 """
 
 from __future__ import annotations
