@@ -172,13 +172,8 @@ def broken_weights() -> None:
     from clickprompt.training.optimizer import LazyAdam
 
     watch = divergence_watch("backbone")
-    model = nn.ModuleDict(
-        {
-            "ctr": nn.ModuleDict(
-                {"embedding": FeatureEmbedding(field_sizes=(130,), embedding_size=1)}
-            )
-        }
-    )
+    table = FeatureEmbedding(field_sizes=(130,), embedding_size=1)
+    model = nn.ModuleDict({"ctr": nn.ModuleDict({"embedding": table})})
     optimizer = LazyAdam(model.parameters(), fused=True)
     Checkpoints(STAGE_FOLDER).save(model, optimizer, Progress(epoch=1))
     with torch.no_grad():
