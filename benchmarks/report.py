@@ -16,6 +16,7 @@ from benchmarks.markdown import grid as _grid
 from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
 from benchmarks.report_backbones import anchors_section, backbones_section, outside_the_band
+from benchmarks.report_ctr import large_vocabulary_section
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.results import FOLDER
 from clickprompt.evaluation.significance import holm
@@ -45,6 +46,7 @@ def page() -> str:
     parts.append(anchors_section(_read(anchors) if anchors.exists() else None))
     for name, section in (
         ("pretraining_step", _step),
+        ("large_vocabulary", large_vocabulary_section),
         ("conversion", _conversion),
         ("scale", scale_section),
         ("peers", peers_section),
