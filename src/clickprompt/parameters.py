@@ -46,6 +46,9 @@ CTR_SIZES: dict[str, tuple[str, ...]] = {
 }
 CTR_MODELS = tuple(CTR_SIZES)
 
+# What CTRParameters has beside the name and the sizes.
+CTR_INITIALISATION = ("initialisation", "embedding_std")
+
 # CTR models that can do without a deep part (hidden_sizes: []).
 CTR_WITHOUT_DEEP = ("fm", "xdeepfm", "dcn", "autoint", "fignn", "dcnv2")
 
@@ -265,7 +268,8 @@ class CTRParameters(Parameters):
     """The CTR model and its sizes (sections 2 and 9 of docs/method.md).
 
     ``CTR_SIZES`` says which sizes a model reads; the others are ignored. A size that conf leaves
-    out is taken from ``ctr_sizes``, see :class:`ProjectParameters`.
+    out is taken from ``ctr_sizes``, see :class:`ProjectParameters`. What is no size
+    (``CTR_INITIALISATION``) is the same for all models.
     """
 
     name: str = Field("dcnv2", description="one of the registered CTR models")
@@ -302,6 +306,12 @@ class CTRParameters(Parameters):
         (3, 3, 3, 3), description="new features per row left by each pooling (FGCNN)"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="after each deep layer")
+    initialisation: Literal["xavier_normal", "xavier_uniform"] = Field(
+        "xavier_normal", description="how matrices are drawn"
+    )
+    embedding_std: float | None = Field(
+        None, gt=0, description="deviation of the tables' normal draw; null: as other matrices"
+    )
 
     @field_validator("name")
     @classmethod
@@ -416,12 +426,19 @@ class StageParameters(Parameters):
     learning_rate_plm: float = Field(3e-4, ge=0, description="of the PLM; 0 freezes it")
     learning_rate_head: float = Field(1e-3, ge=0, description="of the heads")
     weight_decay: float = Field(0.0, ge=0, description="of weights; biases and norms have none")
+    weight_decay_embedding: float | None = Field(
+        None, ge=0, description="of the CTR model's tables; null: weight_decay"
+    )
     weight_decay_plm: float = Field(0.0, ge=0, description="of the PLM's weights")
     decay: Literal["coupled", "decoupled"] = Field(
         "coupled", description="L2 in the gradient (Adam) or apart from it (AdamW)"
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="learning rate after the warm-up"
+    )
+    embedding_updates: Literal["auto", "all_rows", "batch_rows"] = Field(
+        "auto",
+        description="table rows that a step updates; auto: batch_rows from 1,000,000 rows on",
     )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with a rising rate")
     clip_norm: float | None = Field(

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from clickprompt.ctr import REGISTRY, CTRModel, build_ctr
-from clickprompt.parameters import CTR_MODELS, CTR_SIZES, CTRParameters
+from clickprompt.ctr import REGISTRY, CTRModel, FeatureEmbedding, build_ctr
+from clickprompt.parameters import CTR_INITIALISATION, CTR_MODELS, CTR_SIZES, CTRParameters
 
 FIELD_SIZES = (40, 6, 3, 25)
 BAGS = {1: np.array([[0, -1, -1], [1, 2, -1], [3, 4, 5], [5, -1, 1]])}
@@ -61,7 +61,7 @@ def test_constructors_are_flat_and_keyword_only(name):
 def test_sizes_that_no_model_reads_do_not_exist():
     assert {size for sizes in CTR_SIZES.values() for size in sizes} == set(
         CTRParameters.model_fields
-    ) - {"name"}
+    ) - {"name", *CTR_INITIALISATION}
 
 
 def test_shapes(model, x_id_BF):
@@ -118,10 +118,18 @@ def test_the_prompts_train_all_but_what_only_the_logit_reads(model, x_id_BF):
         assert (weight.grad is None) == (id(weight) in logit_only), name
 
 
-def test_a_batch_without_rows_gives_no_rows(model, x_id_BF):
-    model.eval()
+@pytest.mark.parametrize("training", [False, True])
+def test_a_batch_without_rows_gives_no_rows_and_no_gradient(model, x_id_BF, training):
+    model.train(training)
+    before = copy.deepcopy(model.state_dict())
     assert model.representation(x_id_BF[:0]).shape == (0, model.representation_size)
-    assert model(x_id_BF[:0]).shape == (0,)
+    logit_B = model(x_id_BF[:0])
+    assert logit_B.shape == (0,)
+    logit_B.sum().backward()
+    for name, weight in model.named_parameters():
+        assert not weight.grad.any(), name
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) or "num_batches" in name, name
 
 
 def test_another_number_of_fields_is_an_error(model, x_id_BF):
@@ -209,6 +217,37 @@ def test_initialisation_is_xavier_normal(name):
     for key, weight in model.named_parameters():
         if key.endswith("bias"):
             assert not weight.any(), key
+
+
+def test_initialisation_is_a_parameter(name):
+    ctr = CTRParameters(name=name, linear=True, initialisation="xavier_uniform", embedding_std=0.3)
+    model = build_ctr(ctr, (2000, 3000), generator=torch.Generator().manual_seed(0))
+    tables = [m for m in model.modules() if isinstance(m, FeatureEmbedding)]
+    for table in tables:
+        assert table.weight.std().item() == pytest.approx(0.3, rel=0.05)
+        assert abs(table.weight.mean().item()) < 0.03
+    drawn = {id(table.weight) for table in tables}
+    for key, weight in model.named_parameters():
+        if weight.ndim == 2 and id(weight) not in drawn:
+            bound = (6 / sum(weight.shape)) ** 0.5
+            assert weight.abs().max() <= bound, key
+            if weight.numel() > 200:
+                assert weight.abs().max() > 0.95 * bound, key
+                assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1), key
+    model.reset_head(torch.Generator().manual_seed(1), initialisation="xavier_uniform")
+    for weight in model.head.parameters():
+        if weight.ndim == 2:
+            assert 0 < weight.abs().max() <= (6 / sum(weight.shape)) ** 0.5
+
+
+def test_tables_alone_may_be_drawn_otherwise(name):
+    sizes = CTRParameters(name=name, linear=True)
+    start = torch.Generator().manual_seed(0)
+    wide = build_ctr(sizes.model_copy(update={"embedding_std": 2.0}), FIELD_SIZES, generator=start)
+    for key, weight in wide.named_parameters():
+        if "embedding" not in key and weight.ndim == 2 and weight.numel() > 200:
+            xavier = (2 / sum(weight.shape)) ** 0.5
+            assert weight.std().item() == pytest.approx(xavier, rel=0.2), key
 
 
 def test_a_fresh_head_leaves_the_rest_and_repeats_with_its_seed(model):

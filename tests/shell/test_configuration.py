@@ -14,7 +14,13 @@ from kedro.framework.project import configure_project
 from kedro.io import DataCatalog
 from pydantic import BaseModel
 
-from clickprompt.parameters import CTR_MODELS, CTR_SIZES, ParameterError, check_parameters
+from clickprompt.parameters import (
+    CTR_INITIALISATION,
+    CTR_MODELS,
+    CTR_SIZES,
+    ParameterError,
+    check_parameters,
+)
 from clickprompt.pipeline_registry import register_pipelines
 from clickprompt.readers import READERS
 from clickprompt.settings import CONFIG_LOADER_ARGS
@@ -104,7 +110,7 @@ def test_base_writes_every_parameter_of_the_method():
     for group in ("plm", "prompts", "training", "evaluation"):
         model = type(getattr(check_parameters(raw), group))
         assert set(raw[group]) == set(model.model_fields), group
-    assert list(raw["ctr"]) == ["name"]
+    assert tuple(raw["ctr"]) == ("name", *CTR_INITIALISATION)
     assert {model: set(sizes) for model, sizes in raw["ctr_sizes"].items()} == {
         model: set(sizes) for model, sizes in CTR_SIZES.items()
     }

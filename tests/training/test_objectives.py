@@ -102,7 +102,17 @@ def test_fillers_of_the_selected_tokens_count_for_nothing(model_input, plm):
 @pytest.mark.parametrize("kind", ["pretrain", "clicks"])
 def test_accumulation_does_not_change_the_step(model_input, plm, kind):
     """1 x 32 = 4 x 8, although the parts hold different numbers of masked tokens."""
+    _assert_step_is_the_same(model_input, plm, kind, rows=32, accumulate=4)
 
+
+@pytest.mark.parametrize("kind", ["pretrain", "clicks"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_batch_may_have_fewer_rows_than_parts(model_input, plm, kind, rows):
+    """As the last one of an epoch may."""
+    _assert_step_is_the_same(model_input, plm, kind, rows=rows, accumulate=8)
+
+
+def _assert_step_is_the_same(model_input, plm, kind, *, rows, accumulate):
     def step(accumulate):
         torch.manual_seed(0)
         if kind == "pretrain":
@@ -115,7 +125,7 @@ def test_accumulation_does_not_change_the_step(model_input, plm, kind):
         optimizer = loop.build_optimizer(model, stage)
         loss, count = loop._step(
             loop.Accelerator(cpu=True), model, [], _Still(optimizer), objective, stage,
-            rows=objective.batches(0)[0], position=(0, 0), seed=0,
+            rows=objective.batches(0)[0][:rows], position=(0, 0), seed=0,
         )  # fmt: skip
         return (
             float(loss),
@@ -123,7 +133,7 @@ def test_accumulation_does_not_change_the_step(model_input, plm, kind):
             {n: p.grad for n, p in model.named_parameters() if p.requires_grad},
         )
 
-    whole, parts = step(1), step(4)
+    whole, parts = step(1), step(accumulate)
     assert whole[0] == pytest.approx(parts[0], rel=1e-6)
     assert whole[1] == parts[1]
     for name, gradient in whole[2].items():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from clickprompt.parameters import StageParameters
+from clickprompt.ctr import build_ctr
+from clickprompt.parameters import CTRParameters, StageParameters
 from clickprompt.training.optimizer import (
     build_optimizer,
     load_optimizer_tensors,
@@ -60,6 +61,24 @@ def test_every_parameter_is_in_exactly_one_group_with_its_rate_and_decay():
         "click_head.biases_and_norms": (4e-3, 0.0),
         "alpha.biases_and_norms": (4e-3, 0.0),
     }
+
+
+@pytest.mark.parametrize(("decay", "expected"), [(None, 0.1), (0.0, 0.0), (0.3, 0.3)])
+def test_tables_are_a_group_with_a_decay_of_their_own(decay, expected):
+    ctr = CTRParameters(name="deepfm", embedding_size=2, hidden_sizes=(3,), linear=True)
+    model = nn.ModuleDict({"ctr": build_ctr(ctr, (4, 5))})
+    stage = STAGE.model_copy(update={"weight_decay_embedding": decay})
+    groups = {group["name"]: group for group in parameter_groups(model, stage)}
+    assert {name: group["weight_decay"] for name, group in groups.items()} == {
+        "ctr.embedding": expected,
+        "ctr.weights": 0.1,
+        "ctr.biases_and_norms": 0.0,
+    }
+    tables = groups["ctr.embedding"]["params"]
+    assert [id(table) for table in tables] == [
+        id(model["ctr"].embedding.weight),
+        id(model["ctr"].linear.embedding.weight),
+    ]
 
 
 def test_a_rate_of_zero_freezes_the_part():

@@ -22,8 +22,8 @@ from clickprompt.parameters import (
     PretrainParameters,
 )
 from clickprompt.training import stages
+from clickprompt.training.divergence import DivergedError
 from clickprompt.training.files import DamagedFolderError
-from clickprompt.training.loop import DivergedError
 from tests.training.tiny_run import CTR, PROMPTS, run_stages, training
 
 QUICK = {"epochs": 2, "batch_size": 32}

@@ -59,8 +59,13 @@ def training(folder: Path, **changes: Any) -> TrainingParameters:
     return TrainingParameters.model_validate(settings)
 
 
-def run_stages(folder: Path, models: Path, **changes: Any) -> list[str]:
-    """Backbone, pretraining, both finetunings; returns the result folders."""
+def run_stages(
+    folder: Path, models: Path, optimisation: dict[str, Any] | None = None, **changes: Any
+) -> list[str]:
+    """Backbone, pretraining, both finetunings; returns the result folders.
+
+    ``optimisation`` changes the stages, ``changes`` what they share.
+    """
     from clickprompt.training import stages
 
     plm = PLMParameters(source=str(folder / "plm"), keep_layers=None)
@@ -72,6 +77,7 @@ def run_stages(folder: Path, models: Path, **changes: Any) -> list[str]:
     }
     text: dict[str, Any] = {"plm": plm, "prompts": PROMPTS}
     quick: dict[str, Any] = {"epochs": 2, "batch_size": 32, "clip_norm": 1.0, "warmup": 0.1}
+    quick |= optimisation or {}
     backbone = stages.train_backbone(**shared, stage=ClickStageParameters(**quick))
     pretrained = stages.pretrain(
         **shared, **text, stage=PretrainParameters(**quick, schedule="cosine")

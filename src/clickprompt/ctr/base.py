@@ -5,13 +5,19 @@ Shapes: B batch, F fields, E embedding size, D representation size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from clickprompt.ctr.embedding import FeatureEmbedding
+
+# ctr.initialisation -> how a matrix is drawn.
+INITIALISATIONS: dict[str, Callable[..., Tensor]] = {
+    "xavier_normal": nn.init.xavier_normal_,
+    "xavier_uniform": nn.init.xavier_uniform_,
+}
 
 
 class CTRModel(nn.Module):
@@ -71,30 +77,47 @@ class CTRModel(nn.Module):
         yield from self.head.parameters()
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights anew: Xavier normal, the table included; biases 0; norms 1 and 0.
+    def initialise(
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        initialisation: str = "xavier_normal",
+        embedding_std: float | None = None,
+    ) -> None:
+        """Draw all weights anew; biases are 0, norms 1 and 0.
+
+        Xavier draws a matrix (m, n) with the variance 2 / (m + n). Of a table m is its rows, so
+        that a large one starts near 0: 10 million rows at a deviation of 0.00045. There
+        ``embedding_std`` is of use.
 
         Args:
             generator: source of the numbers, on the model's device; None: torch's own.
+            initialisation: a name of ``INITIALISATIONS``, for all matrices.
+            embedding_std: deviation of the tables' normal distribution; None: as all matrices.
         """
         norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
         for module in self.modules():
             if isinstance(module, norms):
                 module.reset_parameters()
                 continue
+            if isinstance(module, FeatureEmbedding) and embedding_std is not None:
+                module.weight.normal_(std=embedding_std, generator=generator)
+                continue
             for parameter in module.parameters(recurse=False):
-                _fill(parameter, generator)
+                _fill(parameter, generator, initialisation)
 
     @torch.no_grad()
-    def reset_head(self, generator: torch.Generator | None = None) -> None:
+    def reset_head(
+        self, generator: torch.Generator | None = None, *, initialisation: str = "xavier_normal"
+    ) -> None:
         """Draw the head anew, as finetuning after PA-MLM asks for (section 7)."""
         for parameter in self.head.parameters():
-            _fill(parameter, generator)
+            _fill(parameter, generator, initialisation)
 
 
-def _fill(parameter: Tensor, generator: torch.Generator | None) -> None:
-    """Xavier normal for matrices, 0 for vectors (biases)."""
+def _fill(parameter: Tensor, generator: torch.Generator | None, initialisation: str) -> None:
+    """A matrix is drawn, a vector (bias) becomes 0."""
     if parameter.ndim >= 2:
-        nn.init.xavier_normal_(parameter, generator=generator)
+        INITIALISATIONS[initialisation](parameter, generator=generator)
     else:
         nn.init.zeros_(parameter)

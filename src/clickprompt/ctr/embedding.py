@@ -21,6 +21,10 @@ class FeatureEmbedding(nn.Module):
     ``field_sizes[0] + ... + field_sizes[f - 1] + i``. The ids of a bag field number its rows of
     ``bags`` (distinct combinations of members) instead.
 
+    With ``sparse_gradient`` the table's gradient is a sparse tensor with the rows of the batch and
+    nothing else, so that its cost does not depend on the size of the table. Whoever brings an
+    optimiser that reads it sets the attribute.
+
     Args:
         field_sizes: table rows per field.
         embedding_size: E.
@@ -33,6 +37,7 @@ class FeatureEmbedding(nn.Module):
 
     field_offsets: Tensor
     id_limits: Tensor
+    sparse_gradient: bool
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class FeatureEmbedding(nn.Module):
         self.embedding_size = embedding_size
         self.weight = nn.Parameter(torch.empty(sum(self.field_sizes), embedding_size))
         nn.init.xavier_normal_(self.weight)
+        self.sparse_gradient = False
 
         # The offsets and bags follow from the data, hence non-persistent: a state dict holds what
         # was learnt and nothing else.
@@ -71,7 +77,9 @@ class FeatureEmbedding(nn.Module):
             assert bags is not None
             bag = _check_bag(field, np.asarray(bags[field]), self.field_sizes)
             real = bag >= 0
-            rows = np.where(real, bag, 0).astype(np.int64) + offsets[field]
+            # Padding repeats a member: a sparse gradient must not name a row that is not read.
+            member = bag[np.arange(len(bag)), real.argmax(axis=1)]
+            rows = np.where(real, bag, member[:, None]).astype(np.int64) + offsets[field]
             self.register_buffer(f"bag_rows_{field}", torch.from_numpy(rows), persistent=False)
             # 0 and 1 and not 1/count: exact in every precision that the model is cast to.
             mask = torch.from_numpy(real).to(self.weight.dtype)
@@ -91,25 +99,37 @@ class FeatureEmbedding(nn.Module):
             )
         if x_id_BF.device.type == "cpu":
             self.check_ids(x_id_BF)
+        x_BCE = self._lookup(self.table_rows(x_id_BF))
         if not self.bag_fields:
-            return self._lookup(x_id_BF + self.field_offsets)
-
-        # One lookup for plain fields and bag members together: the dense gradient of the table
-        # is then written once.
-        plain = list(self.plain_fields)
-        rows = [x_id_BF[:, plain] + self.field_offsets[plain]]
-        masks = []
-        for field in self.bag_fields:
-            x_id_B = x_id_BF[:, field]
-            rows.append(self.get_buffer(f"bag_rows_{field}")[x_id_B])
-            masks.append(self.get_buffer(f"bag_mask_{field}")[x_id_B].unsqueeze(-1))
-        plain_BPE, *members = self._lookup(torch.cat(rows, dim=1)).split(
-            [part.shape[1] for part in rows], dim=1
+            return x_BCE
+        masks = [
+            self.get_buffer(f"bag_mask_{field}")[x_id_BF[:, field]].unsqueeze(-1)
+            for field in self.bag_fields
+        ]
+        plain_BPE, *members = x_BCE.split(
+            [len(self.plain_fields), *(mask_BM1.shape[1] for mask_BM1 in masks)], dim=1
         )
         columns = dict(zip(self.plain_fields, plain_BPE.unbind(dim=1), strict=True))
         for field, member_BME, mask_BM1 in zip(self.bag_fields, members, masks, strict=True):
             columns[field] = (member_BME * mask_BM1).sum(dim=1) / mask_BM1.sum(dim=1)
         return torch.stack([columns[field] for field in range(len(columns))], dim=1)
+
+    def table_rows(self, x_id_BF: Tensor) -> Tensor:
+        """Rows of the table that a batch reads: local ids (B, F) -> (B, C).
+
+        The columns are the plain fields, then the members of each bag field; C is F without bags.
+        Padding of a bag is a row of one of its members.
+        """
+        if not self.bag_fields:
+            return x_id_BF + self.field_offsets
+        # One lookup for plain fields and bag members together: the dense gradient of the table
+        # is then written once.
+        plain = list(self.plain_fields)
+        rows = [x_id_BF[:, plain] + self.field_offsets[plain]]
+        rows += [
+            self.get_buffer(f"bag_rows_{field}")[x_id_BF[:, field]] for field in self.bag_fields
+        ]
+        return torch.cat(rows, dim=1)
 
     def check_ids(self, x_id_BF: Tensor) -> None:
         """Hold every id against the limits of its field: (B, F).
@@ -131,8 +151,8 @@ class FeatureEmbedding(nn.Module):
 
     def _lookup(self, row_BC: Tensor) -> Tensor:
         """Rows of the table: (B, C) -> (B, C, E)."""
-        if self.weight.device.type != "cpu":
-            return functional.embedding(row_BC, self.weight)
+        if self.sparse_gradient or self.weight.device.type != "cpu":
+            return functional.embedding(row_BC, self.weight, sparse=self.sparse_gradient)
         # On the CPU the gradient of `embedding` loops over rows and takes three times as long as
         # `index_select`'s; on a GPU the latter would be summed in random order.
         flat = self.weight.index_select(0, row_BC.reshape(-1))

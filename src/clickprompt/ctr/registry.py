@@ -48,7 +48,7 @@ def build_ctr(
     The constructor is given those of the parameters that it names.
 
     Args:
-        ctr: name and sizes.
+        ctr: name, sizes and initialisation.
         field_sizes: table rows per field, the out-of-vocabulary row included.
         bags: members of the bag fields.
         generator: source of the initial weights; None: torch's own.
@@ -63,5 +63,5 @@ def build_ctr(
         if name in inspect.signature(model_class.__init__).parameters
     }
     model = model_class(field_sizes=field_sizes, bags=bags, **sizes)
-    model.initialise(generator)
+    model.initialise(generator, initialisation=ctr.initialisation, embedding_std=ctr.embedding_std)
     return model

@@ -63,6 +63,18 @@ class Checkpoints:
         self._last = folder / "checkpoint"
         self._best = folder / "best"
 
+    @property
+    def path(self) -> Path:
+        """Folder of the last checkpoint; it need not be there yet."""
+        return self._last
+
+    def position(self) -> Progress | None:
+        """How far the last checkpoint has come; None when there is none."""
+        if not recover_folder(self._last):
+            return None
+        text = (self._last / "progress.json").read_text(encoding="utf-8")
+        return Progress.model_validate(json.loads(text))
+
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Replace the last checkpoint in one step.
 
@@ -88,8 +100,7 @@ class Checkpoints:
         check_folder(self._last)
         model.load_state_dict(load_tensors(self._last / "model.safetensors"))
         load_optimizer_tensors(optimizer, load_tensors(self._last / "optimizer.safetensors"))
-        text = (self._last / "progress.json").read_text(encoding="utf-8")
-        return Progress.model_validate(json.loads(text))
+        return self.position()
 
     def save_best(self, model: nn.Module) -> None:
         """Keep these weights as the best so far."""

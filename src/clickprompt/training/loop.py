@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,24 @@ from clickprompt.parameters import (
 )
 from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
+from clickprompt.training.distribution import exchange_sparse_gradients, prepare_for_processes
+from clickprompt.training.divergence import DivergenceWatch
 from clickprompt.training.machine import Machine, release_freed_memory
 from clickprompt.training.objectives import Objective
-from clickprompt.training.optimizer import build_optimizer, rate_factor, set_rates
+from clickprompt.training.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    rate_factor,
+    set_rates,
+)
 
 logger = logging.getLogger(__name__)
 
 # Often enough to bound the memory, seldom enough to cost nothing.
 STEPS_PER_RELEASE = 10
 
-
-class DivergedError(ValueError):
-    """The training loss is not a number any more."""
+# The loss is looked at after so many steps: a GPU has to be waited for.
+STEPS_PER_CHECK = 10
 
 
 def fit(
@@ -47,6 +54,7 @@ def fit(
     machine: Machine,
     seed: int,
     folder: Path,
+    row_numbers: np.ndarray,
 ) -> Progress:
     """Train ``model`` in place; continue from a checkpoint in ``folder`` if there is one.
 
@@ -60,13 +68,15 @@ def fit(
         machine: device and precision.
         seed: of dropout; the objective has its own.
         folder: of this stage and digest; checkpoints are kept in it.
+        row_numbers: row of the interactions table by row of the model input, for messages.
 
     Returns:
         The final position with the history of all epochs.
 
     Raises:
         DamagedFolderError: the checkpoint is damaged.
-        DivergedError: the loss became infinite or not a number.
+        DivergedError: the loss, or a weight, became infinite or not a number. No checkpoint is
+            written with such weights.
         OSError: a checkpoint could not be written; the last one is unchanged.
     """
     accelerator = Accelerator(cpu=machine.device.type == "cpu")
@@ -78,12 +88,19 @@ def fit(
         logger.info(
             "%s continues at epoch %d, step %d", name, progress.epoch + 1, progress.step + 1
         )
-    parallel = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
+    parallel = prepare_for_processes(model, accelerator)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
 
     steps = len(objective.batches(0))
     total = steps * stage.epochs
     done = progress.epoch * steps + progress.step
+    watch = DivergenceWatch(
+        name=name,
+        objective=objective,
+        row_numbers=row_numbers,
+        folder=folder,
+        writes=accelerator.is_main_process,
+    )
     last_save = clock = time.monotonic()
     bar = RateProgress(name, total=total, done=done, unit="step")
     with bar:
@@ -100,19 +117,22 @@ def fit(
                     rows=batches[step], position=(progress.epoch, step), seed=seed,
                 )  # fmt: skip
                 running += loss_sum
+                watch.add(step, loss_sum)
                 progress.count += count
                 progress.step = step + 1
-                if (step + 1) % 10 == 0 or step + 1 == len(batches):
-                    progress.loss_sum = _finite(running, name, progress)
+                if (step + 1) % STEPS_PER_CHECK == 0 or step + 1 == len(batches):
+                    progress.loss_sum = watch.check_losses(running, progress.epoch)
                 if (step + 1) % STEPS_PER_RELEASE == 0:
                     release_freed_memory()
                 mean = progress.loss_sum / max(progress.count, 1)
                 bar.advance(len(batches[step]), f"epoch {progress.epoch + 1} loss {mean:.4f}")
                 if time.monotonic() - last_save >= training.checkpoint_minutes * 60:
-                    progress.loss_sum = _finite(running, name, progress)
+                    progress.loss_sum = watch.check_losses(running, progress.epoch)
+                    watch.check_weights(model, progress.epoch, progress.step)
                     clock = _count_seconds(progress, clock)
                     _save(accelerator, checkpoints, model, optimizer, progress)
                     last_save = time.monotonic()
+            watch.check_weights(model, progress.epoch, progress.step)
             better = _end_epoch(objective, model, progress, stage)
             release_freed_memory()
             if better and objective.criterion and accelerator.is_main_process:
@@ -149,21 +169,25 @@ def _step(
     loss_sum = torch.zeros((), device=accelerator.device)
     for number in range(stage.accumulate):
         part = batch.part(accelerator.process_index * stage.accumulate + number, parts)
+        share = processes / count
+        if not len(part):  # fewer rows than parts
+            if processes == 1:
+                continue
+            # Each process has to take part in the exchange of gradients: with nothing of a row.
+            part, share = batch.part(0, len(batch)), 0.0
         # Dropout follows from the position, so a continued run draws the same.
         torch.manual_seed(_mix(seed, epoch, step, accelerator.process_index, number))
         last = number == stage.accumulate - 1
-        if processes > 1 and not last:
-            with accelerator.no_sync(model):
-                loss = objective.loss_sum(model, part)
-                accelerator.backward(loss * (processes / count))
-        else:
+        with nullcontext() if last or processes == 1 else accelerator.no_sync(model):
             loss = objective.loss_sum(model, part)
-            accelerator.backward(loss * (processes / count))
-        loss_sum += loss.detach()
+            accelerator.backward(loss * share)
+        if share:
+            loss_sum += loss.detach()
     if processes > 1:
         loss_sum = accelerator.reduce(loss_sum, reduction="sum")
+        exchange_sparse_gradients(trained, accelerator)
     if stage.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(trained, stage.clip_norm)
+        clip_gradients(trained, stage.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss_sum, count
@@ -210,16 +234,6 @@ def _count_seconds(progress: Progress, since: float) -> float:
     now = time.monotonic()
     progress.seconds += now - since
     return now
-
-
-def _finite(running: torch.Tensor, name: str, progress: Progress) -> float:
-    value = float(running)
-    if not torch.isfinite(running):
-        raise DivergedError(
-            f"the training loss of {name} must be finite, got {value} in epoch "
-            f"{progress.epoch + 1} before step {progress.step + 1}; lower the learning rates"
-        )
-    return value
 
 
 def _mix(seed: int, *position: int) -> int:

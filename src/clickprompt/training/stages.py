@@ -44,6 +44,7 @@ from clickprompt.training.files import (
     save_tensors,
     write_folder,
 )
+from clickprompt.training.inputs import check_ids
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import ClickObjective, MaskedTokenObjective, Objective
@@ -135,7 +136,7 @@ def finetune_without_plm(
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         model = CTRForClicks(ctr=_fresh_ctr(ctr, model_input, seed))
         _load_parts(model, pretrained, ("ctr",))
-        model.ctr.reset_head(_generator(seed, "ctr_head"))
+        model.ctr.reset_head(_generator(seed, "ctr_head"), initialisation=ctr.initialisation)
         return model, _click_objective(model_input, machine, stage, training, seed, text=False)
 
     settings = {"ctr": ctr, "stage": stage, "pretrained": pretrained.digest}
@@ -169,7 +170,7 @@ def finetune_with_plm(
             alpha=stage.alpha,
         )
         _load_parts(model, pretrained, ("ctr", "generator", "encoder"))
-        ctr_model.reset_head(_generator(seed, "ctr_head"))
+        ctr_model.reset_head(_generator(seed, "ctr_head"), initialisation=ctr.initialisation)
         model.initialise_head(_generator(seed, "click_head"))
         return model, _click_objective(model_input, machine, stage, training, seed, text=True)
 
@@ -209,6 +210,9 @@ def _run(
         return finished
 
     model, objective = build(machine)
+    ctr_model = model.get_submodule("ctr")
+    assert isinstance(ctr_model, CTRModel)
+    check_ids(model_input, ctr_model.embedding)
     logger.info(
         "%s: %s rows, %s parameters, %s on %s, %d threads",
         name,
@@ -227,6 +231,7 @@ def _run(
         machine=machine,
         seed=seed,
         folder=folder,
+        row_numbers=model_input.row_numbers,
     )
     predictions = metrics = None
     if isinstance(objective, ClickObjective):
