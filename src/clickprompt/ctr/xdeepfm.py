@@ -90,9 +90,9 @@ class CIN(nn.Module):
     Only sums over E leave it. The sum of layer L over E is
     sum_{h, m} W^L_{k, h, m} <x_h, x^{L-1}_m> + E b^L_k, and putting in x^{L-1} of layer L-1 gives
     sum_{h, h', n} U_{k, h, h', n} <x_h * x_h', x^{L-2}_n> + sum_h c_{k, h} sum_e x_{h, e} + E b^L_k
-    with U = W^L W^{L-1} and c = W^L b^{L-1}, which know nothing of the batch. As h and h' can change
-    places, U is kept for the P pairs h <= h' only. So of L layers L - 2 are computed as vectors,
-    and no product of three factors is ever in memory.
+    with U = W^L W^{L-1} and c = W^L b^{L-1}, which know nothing of the batch. As h and h' can
+    change places, U is kept for the P pairs h <= h' only. So of L layers L - 2 are computed as
+    vectors, and no product of three factors is ever in memory.
 
     Weights of a layer are (K, F * M), column h * M + m for x^0_h * x^{l-1}_m.
     """
