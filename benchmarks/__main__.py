@@ -13,7 +13,7 @@ import sys
 
 from benchmarks.results import machine_line, write_result
 
-SPEED = ("conversion", "pretraining_step", "startup")
+SPEED = ("conversion", "pretraining_step", "large_vocabulary", "startup")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.markdown import grid as _grid
 from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
+from benchmarks.report_ctr import large_vocabulary_section
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.results import FOLDER
 from clickprompt.evaluation.significance import holm
@@ -39,6 +40,7 @@ def page() -> str:
         parts.append(_accuracy(path.stem.removeprefix("accuracy_"), _read(path)))
     for name, section in (
         ("pretraining_step", _step),
+        ("large_vocabulary", large_vocabulary_section),
         ("conversion", _conversion),
         ("scale", scale_section),
         ("peers", peers_section),

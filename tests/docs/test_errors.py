@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import pytest
@@ -157,10 +157,67 @@ def full_disk() -> None:
 def diverged() -> None:
     import torch
 
-    from clickprompt.training.checkpoint import Progress
-    from clickprompt.training.loop import _finite
+    watch = divergence_watch("pretrain")
+    for step in range(39, 50):
+        watch.add(step, torch.tensor(float("nan") if step >= 40 else 1.0))
+    watch.check_losses(torch.tensor(float("nan")), epoch=0)
 
-    _finite(torch.tensor(float("nan")), "pretrain", Progress(step=40))
+
+def broken_weights() -> None:
+    import torch
+    from torch import nn
+
+    from clickprompt.ctr import FeatureEmbedding
+    from clickprompt.training.checkpoint import Checkpoints, Progress
+    from clickprompt.training.optimizer import LazyAdam
+
+    watch = divergence_watch("backbone")
+    table = FeatureEmbedding(field_sizes=(130,), embedding_size=1)
+    model = nn.ModuleDict({"ctr": nn.ModuleDict({"embedding": table})})
+    optimizer = LazyAdam(model.parameters(), fused=True)
+    Checkpoints(STAGE_FOLDER).save(model, optimizer, Progress(epoch=1))
+    with torch.no_grad():
+        table.weight[117] = torch.inf
+    watch.check_weights(model, epoch=1, steps=130)
+
+
+STAGE_FOLDER = Path("data/06_models/pretrain/0123456789abcdef")
+
+
+def divergence_watch(name: str) -> Any:
+    """Of a stage with 130 steps of 256 rows; the id of a row is its step."""
+    import numpy as np
+
+    from clickprompt.training.divergence import DivergenceWatch
+    from clickprompt.training.objectives import Batch
+
+    class Steps:
+        def batches(self, epoch: int) -> list[np.ndarray]:
+            return list(np.arange(130 * 256).reshape(130, 256))
+
+        def prepare(self, rows: np.ndarray, epoch: int, step: int) -> Batch:
+            return Batch(x_id_BF=rows[:, None] // 256, label_B=rows)
+
+    return DivergenceWatch(
+        name=name,
+        objective=Steps(),
+        row_numbers=np.arange(130 * 256) - 40 * 256 + 12,
+        folder=STAGE_FOLDER,
+    )
+
+
+def ids_outside_of_their_field() -> None:
+    import numpy as np
+
+    from clickprompt.ctr import FeatureEmbedding
+    from clickprompt.training.inputs import check_ids
+
+    class Input:
+        folder = "data/05_model_input"
+        ids = np.array([[700]])
+        metadata: ClassVar[dict[str, Any]] = {"fields": [{"name": "user id"}]}
+
+    check_ids(Input(), FeatureEmbedding(field_sizes=(611,), embedding_size=1))
 
 
 ERRORS: list[Callable[[], Any]] = [
@@ -187,6 +244,8 @@ ERRORS: list[Callable[[], Any]] = [
     damaged_checkpoint,
     full_disk,
     diverged,
+    broken_weights,
+    ids_outside_of_their_field,
 ]
 
 

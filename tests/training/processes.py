@@ -37,8 +37,7 @@ class FewRows(ClickObjective):
         return [order[start : start + 8] for start in range(0, 41, 8)]
 
     def prepare(self, rows: np.ndarray, epoch: int = 0, step: int = 0) -> Batch:
-        self._text = None
-        return Batch(x_id_BF=self._ids[rows], label_B=(self._ids[rows].sum(axis=1) % 2))
+        return Batch(x_id_BF=self._ids[rows], label_B=self._ids[rows].sum(axis=1) % 2)
 
     def validate(self, model: torch.nn.Module) -> dict[str, float]:
         return {}

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from benchmarks.measured import own_peak_mb
 from clickprompt.ctr import FeatureEmbedding, build_ctr
 from clickprompt.models import CTRForClicks
 from clickprompt.parameters import CTR_MODELS, ClickStageParameters, CTRParameters
@@ -150,6 +152,7 @@ def _moments(optimizer, table):
     return state["exp_avg"], state["exp_avg_sq"]
 
 
+@settings(deadline=None)
 @given(
     batches=st.lists(
         st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=6),
@@ -296,7 +299,7 @@ def test_a_stage_learns_what_it_learns_with_all_rows(model_input, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_step_costs_the_same_at_ten_million_rows(monkeypatch):
+def test_a_step_costs_the_same_at_ten_million_rows():
     """Cache misses may cost; 100 times the rows must not. No copy of a table is ever made."""
     keep_freed_memory()
     batch, fields, seconds, growth = 1024, 8, {}, {}
@@ -311,14 +314,14 @@ def test_a_step_costs_the_same_at_ten_million_rows(monkeypatch):
         batches = torch.randint(0, rows // fields, shape, generator=generator)
         for x_id_BF in batches:  # moments are there, their pages touched
             step(model, optimizer, x_id_BF, clip=1.0)
-        process, times = psutil.Process(), []
-        before = process.memory_info().rss
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before, times = psutil.Process().memory_info().rss / 2**20, []
         for x_id_BF in [*batches] * 3:
             start = time.perf_counter()
             step(model, optimizer, x_id_BF, clip=1.0)
             times.append(time.perf_counter() - start)
         seconds[rows] = min(times)
-        growth[rows] = (process.memory_info().rss - before) / 2**20
+        growth[rows] = own_peak_mb() - before
         del model, optimizer
     assert seconds[10_000_000] < 4 * seconds[100_000]
-    assert growth[10_000_000] < 64  # MiB; a table has 1,221
+    assert growth[10_000_000] < 64  # MiB; a table has 1,221, a mask of its elements 305
