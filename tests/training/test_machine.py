@@ -21,14 +21,45 @@ def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch):
     assert choose_machine(TrainingParameters(device="cpu")).precision == "float32"
 
 
-def test_auto_takes_bf16_where_it_is_native(monkeypatch):
+def test_auto_takes_bf16_where_it_is_native_and_quick(monkeypatch):
     monkeypatch.setattr(machine, "has_bf16", lambda device: True)
+    monkeypatch.setattr(machine, "bf16_is_quicker", lambda device: True)
     chosen = choose_machine(TrainingParameters(device="cpu"))
     assert chosen.precision == "bf16"
     with chosen.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with choose_machine(TrainingParameters(device="cpu", precision="float32")).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_auto_takes_float32_where_bf16_is_native_and_slow(monkeypatch):
+    monkeypatch.setattr(machine, "has_bf16", lambda device: True)
+    monkeypatch.setattr(machine, "bf16_is_quicker", lambda device: False)
+    assert choose_machine(TrainingParameters(device="cpu")).precision == "float32"
+    assert choose_machine(TrainingParameters(device="cpu", precision="bf16")).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "amx", "quick"),
+    [
+        ("GenuineIntel", False, False),
+        ("GenuineIntel", True, True),
+        ("AuthenticAMD", False, True),
+        ("", False, True),
+    ],
+)
+def test_bf16_is_slow_on_intel_without_amx(monkeypatch, vendor, amx, quick):
+    monkeypatch.setattr(machine, "_processor_vendor", lambda: vendor)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert machine.bf16_is_quicker(torch.device("cpu")) is quick
+    assert machine.bf16_is_quicker(torch.device("cuda")) is True
+
+
+def test_seeding_a_device_gives_the_numbers_of_torch():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    machine.seed_device(torch.device("cpu"), 11)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_threads_are_set():

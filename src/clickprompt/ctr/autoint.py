@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clickprompt.ctr.base import CTRModel
-from clickprompt.ctr.blocks import MLP
+from clickprompt.ctr.blocks import MLP, softmax_over_fields
 
 
 class AutoInt(CTRModel):
@@ -109,16 +110,22 @@ class InteractingLayer(nn.Module):
 
     def forward(self, x_BFE: Tensor) -> Tensor:
         """(B, F, input size) -> (B, F, A * d)."""
-        query_BAFd, key_BAFd, value_BAFd = (
-            self._split(layer(x_BFE)) for layer in (self.query, self.key, self.value)
-        )
+        # One product for all projections: they are narrow, and each alone would be mostly overhead.
+        layers = [self.query, self.key, self.value]
+        if self.project is not None:
+            layers.append(self.project)
+        parts = functional.linear(x_BFE, torch.cat([layer.weight for layer in layers]))
+        # unbind, not chunk: its gradient is written once, not added up from zero-filled slices
+        sides = parts.unflatten(-1, (len(layers), -1)).unbind(dim=-2)
+        query_BFX, key_BFX, value_BFX, *projected = sides
+        query_BAFd, key_BAFd, value_BAFd = map(self._split, (query_BFX, key_BFX, value_BFX))
         score_BAFF = query_BAFd @ key_BAFd.transpose(-1, -2)
         if self.factor != 1.0:
             score_BAFF = score_BAFF * self.factor
-        out_BAFd = score_BAFF.softmax(dim=-1).to(value_BAFd.dtype) @ value_BAFd
+        out_BAFd = softmax_over_fields(score_BAFF).to(value_BAFd.dtype) @ value_BAFd
         out_BFX = out_BAFd.transpose(1, 2).flatten(2)
         if self.residual:
-            out_BFX = out_BFX + (x_BFE if self.project is None else self.project(x_BFE))
+            out_BFX = out_BFX + (projected[0] if projected else x_BFE)
         return out_BFX.relu()
 
     def _split(self, x_BFX: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ Shapes: B batch, F fields, E embedding size, P = F * (F - 1) / 2 pairs of fields
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from clickprompt.ctr.embedding import FeatureEmbedding
 
@@ -86,3 +88,34 @@ class InnerProducts(nn.Module):
     def forward(self, x_BFE: Tensor) -> Tensor:
         """(B, F, E) -> (B, P)."""
         return (x_BFE @ x_BFE.transpose(1, 2)).flatten(1).index_select(1, self.pair_P)
+
+
+# torch's softmax over the last dimension works value by value on rows shorter than a register.
+NARROW = 16
+
+
+def softmax_over_fields(score: Tensor) -> Tensor:
+    """Softmax over the last dimension, quick for the few fields of a CTR model on a CPU."""
+    if score.device.type == "cpu" and score.shape[-1] < NARROW:
+        # as autocast does with torch's own
+        wide = score.float() if score.dtype in (torch.bfloat16, torch.float16) else score
+        return _NarrowSoftmax.apply(wide)
+    return score.softmax(dim=-1)
+
+
+class _NarrowSoftmax(torch.autograd.Function):
+    """softmax(x) = exp(x - max x) / sum, with the gradient s * (g - <g, s>)."""
+
+    @staticmethod
+    def forward(ctx: Any, score: Tensor) -> Tensor:
+        share = (score - score.amax(dim=-1, keepdim=True)).exp_()
+        share /= share.sum(dim=-1, keepdim=True)
+        ctx.save_for_backward(share)
+        return share
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (share,) = ctx.saved_tensors
+        product = share * gradient
+        return product.sub_(share * product.sum(dim=-1, keepdim=True))

@@ -55,12 +55,22 @@ class DeepFM(CTRModel):
 
     def representation(self, x_id_BF: Tensor) -> Tensor:
         """Deep part and shallow logit side by side: (B, F) -> (B, D)."""
-        x_BFE = self.embedding(x_id_BF)
-        shallow_B = pooled_interaction(x_BFE).sum(dim=1)
-        if self.linear is not None:
-            shallow_B = shallow_B + self.linear(x_id_BF)
-        return torch.cat([self.deep(x_BFE.flatten(1)), shallow_B.unsqueeze(1)], dim=1)
+        deep_BH, shallow_B = self._parts(x_id_BF)
+        return torch.cat([deep_BH, shallow_B.unsqueeze(1)], dim=1)
 
     def logits(self, representation_BD: Tensor, x_id_BF: Tensor) -> Tensor:
         """The head over the deep part, and the shallow logit -> (B,)."""
         return self.head(representation_BD[:, :-1]).squeeze(-1) + representation_BD[:, -1]
+
+    def forward(self, x_id_BF: Tensor) -> Tensor:
+        """Logit of a click, without the copies that q needs: local ids (B, F) -> (B,)."""
+        deep_BH, shallow_B = self._parts(x_id_BF)
+        return self.head(deep_BH).squeeze(-1) + shallow_B
+
+    def _parts(self, x_id_BF: Tensor) -> tuple[Tensor, Tensor]:
+        """Deep part (B, last hidden size) and shallow logit (B,)."""
+        x_BFE = self.embedding(x_id_BF)
+        shallow_B = pooled_interaction(x_BFE).sum(dim=1)
+        if self.linear is not None:
+            shallow_B = shallow_B + self.linear(x_id_BF)
+        return self.deep(x_BFE.flatten(1)), shallow_B

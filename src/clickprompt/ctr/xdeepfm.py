@@ -7,11 +7,12 @@ CIN layer, D representation size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from clickprompt.ctr.base import CTRModel
@@ -86,18 +87,18 @@ class XDeepFM(CTRModel):
 class CIN(nn.Module):
     """Compressed interaction network, without the products x_h * x_m of all layers side by side.
 
-    Only sums over E leave it, so the last two layers need inner products instead of vectors:
-    sum_e x^l_k = sum_{h, m} W^l_{k, h, m} <x_h, x^{l-1}_m> + E b^l_k, and the <x_h, x^{l-1}_m> of
-    the last layer follow in the same way from sums over E of three factors, x_h * x_h' times
-    x^{l-2}_m. With L layers, L - 2 are computed as vectors. The products x_h * x_h' are those of
-    pairs h <= h', half of F * F.
+    Only sums over E leave it. The sum of layer L over E is
+    sum_{h, m} W^L_{k, h, m} <x_h, x^{L-1}_m> + E b^L_k, and putting in x^{L-1} of layer L-1 gives
+    sum_{h, h', n} U_{k, h, h', n} <x_h * x_h', x^{L-2}_n> + sum_h c_{k, h} sum_e x_{h, e} + E b^L_k
+    with U = W^L W^{L-1} and c = W^L b^{L-1}, which know nothing of the batch. As h and h' can
+    change places, U is kept for the P pairs h <= h' only. So of L layers L - 2 are computed as
+    vectors, and no product of three factors is ever in memory.
 
     Weights of a layer are (K, F * M), column h * M + m for x^0_h * x^{l-1}_m.
     """
 
     upper_P: Tensor
     once_P: Tensor
-    pair_X: Tensor
 
     def __init__(self, *, fields: int, sizes: Sequence[int]) -> None:
         super().__init__()
@@ -106,47 +107,72 @@ class CIN(nn.Module):
             nn.Linear(fields * size_in, size) for size_in, size in zip(inputs, sizes, strict=True)
         )
         row_P, column_P = torch.triu_indices(fields, fields)
-        pair_FF = torch.zeros(fields, fields, dtype=torch.long)
-        pair_FF[row_P, column_P] = pair_FF[column_P, row_P] = torch.arange(len(row_P))
-        once_P = torch.where(row_P == column_P, 0.5, 1.0)
         self.register_buffer("upper_P", row_P * fields + column_P, persistent=False)
+        once_P = torch.where(row_P == column_P, 0.5, 1.0)
         self.register_buffer("once_P", once_P, persistent=False)
-        self.register_buffer("pair_X", pair_FF.flatten(), persistent=False)
 
     def forward(self, x_BFE: Tensor) -> Tensor:
         """(B, F, E) -> sums over E of all layers' outputs (B, sum of K)."""
         fields, size = x_BFE.shape[1:]
-        pair_BPE = torch.cat([x_BFE[:, h : h + 1] * x_BFE[:, h:] for h in range(fields)], dim=1)
         layers = cast("list[nn.Linear]", list(self.layers))
+        pair_BPE = _PairProducts.apply(x_BFE)
         out_BEM = x_BFE.transpose(1, 2)
         sums = []
         for number, layer in enumerate(layers[:-2]):
             if number == 0:
+                weight_KP1 = self._by_pair(layer.weight.unflatten(1, (fields, fields, 1)))
                 out_BEM = functional.linear(
-                    pair_BPE.transpose(1, 2), self._pair_weight(layer), layer.bias
+                    pair_BPE.transpose(1, 2), weight_KP1.squeeze(2), layer.bias
                 )
             else:
                 out_BEM = _vectors(layer, x_BFE, out_BEM)
             sums.append(out_BEM.sum(dim=1))
 
+        *_, last = layers
+        if len(layers) == 1:
+            dot_BFM = x_BFE @ out_BEM
+            return functional.linear(dot_BFM.flatten(1), last.weight, size * last.bias)
+        before = layers[-2]
         dot_BFM = x_BFE @ out_BEM
-        if len(layers) > 1:
-            before = layers[-2]
-            sums.append(_pooled(before, dot_BFM, size))
-            dot_BPM = pair_BPE @ out_BEM
-            dot_BXM = dot_BPM.index_select(1, self.pair_X)
-            dot_BFX = dot_BXM.unflatten(1, (fields, fields)).flatten(2)
-            dot_BFM = functional.linear(dot_BFX, before.weight)
-            dot_BFM = dot_BFM + x_BFE.sum(dim=2, keepdim=True) * before.bias
-        sums.append(_pooled(layers[-1], dot_BFM, size))
+        sums.append(functional.linear(dot_BFM.flatten(1), before.weight, size * before.bias))
+        last_KFM = last.weight.unflatten(1, (fields, -1))
+        both_KFX = last_KFM @ before.weight
+        both_KPN = self._by_pair(both_KFX.unflatten(2, (fields, -1)))
+        dot_BPN = pair_BPE @ out_BEM
+        sum_BK = functional.linear(dot_BPN.flatten(1), both_KPN.flatten(1), size * last.bias)
+        sums.append(sum_BK + functional.linear(x_BFE.sum(dim=2), last_KFM @ before.bias))
         return torch.cat(sums, dim=1)
 
-    def _pair_weight(self, layer: nn.Linear) -> Tensor:
-        """Weights of the first layer by pair, W_hm + W_mh and W_hh: (K, F * F) -> (K, P)."""
-        fields = int(self.pair_X.shape[0] ** 0.5)
-        weight_KFF = layer.weight.unflatten(1, (fields, fields))
-        both_KX = (weight_KFF + weight_KFF.transpose(1, 2)).flatten(1)
-        return both_KX.index_select(1, self.upper_P) * self.once_P
+    def _by_pair(self, weight_KFFN: Tensor) -> Tensor:
+        """W_hm + W_mh of the pairs h < m, and W_hh: (K, F, F, N) -> (K, P, N)."""
+        both_KXN = (weight_KFFN + weight_KFFN.transpose(1, 2)).flatten(1, 2)
+        return both_KXN.index_select(1, self.upper_P) * self.once_P.unsqueeze(1)
+
+
+class _PairProducts(torch.autograd.Function):
+    """x_h * x_m of all pairs h <= m: (B, F, E) -> (B, P, E), in the order of ``triu_indices``.
+
+    Written out for the backward pass: autograd would fill and add a whole gradient of x for each
+    of the 2 F slices.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BFE: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BFE)
+        fields = x_BFE.shape[1]
+        return torch.cat([x_BFE[:, h : h + 1] * x_BFE[:, h:] for h in range(fields)], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BPE: Tensor) -> Tensor:
+        (x_BFE,) = ctx.saved_tensors
+        fields = x_BFE.shape[1]
+        gradient_BFE = torch.zeros_like(x_BFE)
+        parts = gradient_BPE.split(list(range(fields, 0, -1)), dim=1)
+        for h, part_BmE in enumerate(parts):
+            gradient_BFE[:, h:].addcmul_(part_BmE, x_BFE[:, h : h + 1])
+            gradient_BFE[:, h] += (part_BmE * x_BFE[:, h:]).sum(dim=1)
+        return gradient_BFE
 
 
 def _vectors(layer: nn.Linear, x_BFE: Tensor, out_BEM: Tensor) -> Tensor:
@@ -156,8 +182,3 @@ def _vectors(layer: nn.Linear, x_BFE: Tensor, out_BEM: Tensor) -> Tensor:
     for x_BE, weight_KM in zip(x_BFE.unbind(dim=1), weight_FKM, strict=True):
         next_BEK = next_BEK + x_BE.unsqueeze(2) * functional.linear(out_BEM, weight_KM)
     return next_BEK
-
-
-def _pooled(layer: nn.Linear, dot_BFM: Tensor, size: int) -> Tensor:
-    """Sums over E of a layer's vectors (B, K) from the <x_h, x_m> of its inputs (B, F, M)."""
-    return functional.linear(dot_BFM.flatten(1), layer.weight, size * layer.bias)

@@ -26,7 +26,7 @@ from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
 from clickprompt.training.distribution import exchange_sparse_gradients, prepare_for_processes
 from clickprompt.training.divergence import DivergenceWatch
-from clickprompt.training.machine import Machine, release_freed_memory
+from clickprompt.training.machine import Machine, release_freed_memory, seed_device
 from clickprompt.training.objectives import Objective
 from clickprompt.training.optimizer import (
     build_optimizer,
@@ -37,8 +37,9 @@ from clickprompt.training.optimizer import (
 
 logger = logging.getLogger(__name__)
 
-# Often enough to bound the memory, seldom enough to cost nothing.
+# Often enough to bound the memory, seldom enough to cost nothing: both must have passed.
 STEPS_PER_RELEASE = 10
+SECONDS_PER_RELEASE = 2.0
 
 # The loss is looked at after so many steps: a GPU has to be waited for.
 STEPS_PER_CHECK = 10
@@ -91,7 +92,8 @@ def fit(
     parallel = prepare_for_processes(model, accelerator)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
 
-    steps = len(objective.batches(0))
+    batches = objective.batches(progress.epoch)
+    steps = len(batches)
     total = steps * stage.epochs
     done = progress.epoch * steps + progress.step
     watch = DivergenceWatch(
@@ -101,11 +103,13 @@ def fit(
         folder=folder,
         writes=accelerator.is_main_process,
     )
-    last_save = clock = time.monotonic()
+    last_save = last_release = clock = time.monotonic()
+    drawn = progress.epoch
     bar = RateProgress(name, total=total, done=done, unit="step")
     with bar:
         while not progress.finished:
-            batches = objective.batches(progress.epoch)
+            if drawn != progress.epoch:
+                batches, drawn = objective.batches(progress.epoch), progress.epoch
             parallel.train()
             running = torch.zeros((), dtype=torch.float64, device=machine.device)
             running += progress.loss_sum
@@ -122,11 +126,13 @@ def fit(
                 progress.step = step + 1
                 if (step + 1) % STEPS_PER_CHECK == 0 or step + 1 == len(batches):
                     progress.loss_sum = watch.check_losses(running, progress.epoch)
-                if (step + 1) % STEPS_PER_RELEASE == 0:
+                now = time.monotonic()
+                if (step + 1) % STEPS_PER_RELEASE == 0 and now > last_release + SECONDS_PER_RELEASE:
                     release_freed_memory()
+                    last_release = now
                 mean = progress.loss_sum / max(progress.count, 1)
                 bar.advance(len(batches[step]), f"epoch {progress.epoch + 1} loss {mean:.4f}")
-                if time.monotonic() - last_save >= training.checkpoint_minutes * 60:
+                if now - last_save >= training.checkpoint_minutes * 60:
                     progress.loss_sum = watch.check_losses(running, progress.epoch)
                     watch.check_weights(model, progress.epoch, progress.step)
                     clock = _count_seconds(progress, clock)
@@ -144,7 +150,8 @@ def fit(
             last_save = time.monotonic()
     if objective.criterion and progress.best_epoch is not None:
         checkpoints.load_best(model)
-    accelerator.free_memory()
+    if accelerator.num_processes > 1:
+        accelerator.free_memory()
     return progress
 
 
@@ -176,7 +183,7 @@ def _step(
             # Each process has to take part in the exchange of gradients: with nothing of a row.
             part, share = batch.part(0, len(batch)), 0.0
         # Dropout follows from the position, so a continued run draws the same.
-        torch.manual_seed(_mix(seed, epoch, step, accelerator.process_index, number))
+        seed_device(accelerator.device, _mix(seed, epoch, step, accelerator.process_index, number))
         last = number == stage.accumulate - 1
         with nullcontext() if last or processes == 1 else accelerator.no_sync(model):
             loss = objective.loss_sum(model, part)
