@@ -170,18 +170,11 @@ def _encode(
     written = 0
 
     def encode(
-        batch: pa.RecordBatch,
-        rows: pa.Array | None,
-        order: np.ndarray,
-        in_train: int,
-        block: np.ndarray,
-        position: int,
+        batch: pa.RecordBatch, order: np.ndarray, in_train: int, block: np.ndarray, position: int
     ) -> None:
-        """One column of a batch into the block; ``rows`` are those of the samples, if not all."""
-        column, encoder = batch[names[position]], encoders[position]
-        # values of rows that are no samples must get no code
-        found = encoder.encode(column if rows is None else column.take(rows))
-        found = found[order] if rows is None else found
+        """One column of a batch into the block, in the order of the samples."""
+        encoder = encoders[position]
+        found = encoder.encode(batch[names[position]], order)
         block[:, position] = found
         counts[position] = _add_counts(counts[position], found[:in_train], len(encoder))
 
@@ -195,9 +188,8 @@ def _encode(
             order = order[np.searchsorted(at[order], 0) :]  # without rows that are no samples
             at = at[order]
             block = np.empty((len(at), len(names)), dtype=np.int32)
-            rows = pa.array(order) if len(order) < batch.num_rows else None
             in_train = int(np.searchsorted(at, train))
-            list(pool.map(partial(encode, batch, rows, order, in_train, block), range(len(names))))
+            list(pool.map(partial(encode, batch, order, in_train, block), range(len(names))))
             for start, stop in _runs(at):
                 write(int(at[start]), block[start:stop])
             written += len(at)
