@@ -39,6 +39,13 @@ class ColumnEncoder:
         return found
 
     @property
+    def texts(self) -> list[str | None]:
+        """``values`` as text, see ``as_text``."""
+        if all(pa.types.is_large_string(part.type) for part in self._known):
+            return self.values
+        return [as_text(value) for value in self.values]
+
+    @property
     def missing(self) -> int | None:
         """Code of missing values, None where none came."""
         return self._missing

@@ -25,7 +25,7 @@ import tokenizers
 from clickprompt.modality.arrays import read_rows
 from clickprompt.modality.columns import FieldCodes
 from clickprompt.modality.samples import SPLITS
-from clickprompt.modality.views import TextView
+from clickprompt.modality.views import Lookup, TextView
 from clickprompt.modality.word_pieces import WordPieces
 from clickprompt.progress import RateProgress
 
@@ -338,14 +338,12 @@ def _truncated(
     long_text: str,
 ) -> dict[str, int]:
     """Rows of each split that are longer than ``max_tokens``."""
-    tables = [piece_lengths[table] for table in text_view.tables]
+    lengths = Lookup([piece_lengths[table] for table in text_view.tables])
     ends = np.cumsum(field_codes.split_rows)
     over = np.zeros(3, dtype=np.int64)
     longest, length = 0, 0
     for rows, codes in field_codes.chunks():
-        counts = np.full(len(codes), 2, dtype=np.int32)
-        for position, table in enumerate(tables):
-            counts += table[codes[:, position]]
+        counts = 2 + lengths(codes).sum(axis=1, dtype=np.int32)
         if counts.max() > length:
             longest, length = rows.start + int(counts.argmax()), int(counts.max())
         long = rows.start + np.flatnonzero(counts > max_tokens)

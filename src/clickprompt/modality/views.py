@@ -8,8 +8,9 @@ Letters: C columns, F fields, P pieces.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,7 +43,11 @@ class IdView:
 
     def ids(self, codes: np.ndarray) -> np.ndarray:
         """Local ids (n, F) int32 of rows with these codes (n, C)."""
-        return _look_up(self.tables, codes)
+        return self._lookup(codes)
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup(self.tables)
 
     def user_train_rows(self, codes: np.ndarray) -> np.ndarray:
         """Train rows of each row's user, counted on the raw column; 0 = not in train, -1 = no user.
@@ -76,7 +81,11 @@ class TextView:
 
     def piece_ids(self, codes: np.ndarray) -> np.ndarray:
         """Pieces (n, F) int32 of rows with these codes (n, C)."""
-        return _look_up(self.tables, codes)
+        return self._lookup(codes)
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup(self.tables)
 
     def texts(self, codes: np.ndarray) -> list[str]:
         """The whole sentences of rows with these codes (n, C)."""
@@ -166,11 +175,22 @@ def _piece_writer(
     return write
 
 
-def _look_up(tables: tuple[np.ndarray, ...], codes: np.ndarray) -> np.ndarray:
-    found = np.empty((len(codes), len(tables)), dtype=np.int32)
-    for position, table in enumerate(tables):
-        found[:, position] = table[codes[:, position]]
-    return found
+class Lookup:
+    """One table of numbers for each column, looked up in all columns at a time.
+
+    A single gather from the tables in a row takes a third of the time of one gather for each.
+
+    Args:
+        tables: for each column (values,) int32.
+    """
+
+    def __init__(self, tables: Sequence[np.ndarray]) -> None:
+        self._table = np.concatenate([np.zeros(0, np.int32), *tables])
+        self._starts = np.cumsum([0, *map(len, tables)])[:-1]
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Numbers (n, F) of codes (n, C), F of them looked up; C is at least F."""
+        return self._table.take(codes[:, : len(self._starts)] + self._starts)
 
 
 def _train_rows(column: tuple[int, np.ndarray] | None, codes: np.ndarray) -> np.ndarray:
