@@ -10,7 +10,7 @@ Letters: F fields, P pieces, M members of a bag.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -259,7 +259,7 @@ def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor() as pool:
         # the disk is idle otherwise; what is synced already costs ``replace_folder`` nothing
-        synced = pool.submit(lambda: [sync(path) for path in paths])
+        synced = pool.submit(_sync_all, paths)
         digests = list(pool.map(file_digest, paths))
         synced.result()
     for path, digest in zip(paths, digests, strict=True):
@@ -272,6 +272,11 @@ def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     whole["digest"] = value_digest(whole)
     text = json.dumps(whole, indent=1, ensure_ascii=False)
     (folder / "metadata.json").write_text(text, encoding="utf-8")
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    for path in paths:
+        sync(path)
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:

@@ -338,7 +338,10 @@ def _truncated(
     long_text: str,
 ) -> dict[str, int]:
     """Rows of each split that are longer than ``max_tokens``."""
-    lengths = Lookup([piece_lengths[table] for table in text_view.tables])
+    tables = [piece_lengths[table] for table in text_view.tables]
+    if 2 + sum(int(table.max(initial=0)) for table in tables) <= max_tokens:
+        return dict.fromkeys(SPLITS, 0)  # not even a row of all longest pieces is too long
+    lengths = Lookup(tables)
     ends = np.cumsum(field_codes.split_rows)
     over = np.zeros(3, dtype=np.int64)
     longest, length = 0, 0

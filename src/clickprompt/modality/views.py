@@ -136,13 +136,17 @@ def build_text_view(field_codes: FieldCodes, data: DataParameters) -> TextView:
         column = field_codes.columns[position]
         numbers: dict[str, int] = {}
         table = np.empty(len(column.values), dtype=np.int32)
-        # in the order of the values: the same pieces for any order of the rows
         write = _piece_writer(field, data, first=position == 0)
-        ordered = sorted(enumerate(column.values), key=lambda v: (v[1] or "", v[1] is not None))
-        for code, value in ordered:
-            table[code] = numbers.setdefault(write(value), len(pieces) + len(numbers))
+        # in the order of the values: the same pieces for any order of the rows
+        known = sorted((v, code) for code, v in enumerate(column.values) if v is not None)
+        missing = [(None, code) for code, v in enumerate(column.values) if v is None]
+        ordered = [*missing, *known]
+        first_piece = len(pieces)
+        table[[code for _, code in ordered]] = [
+            numbers.setdefault(write(value), first_piece + len(numbers)) for value, _ in ordered
+        ]
         used = np.zeros(len(numbers), dtype=bool)
-        used[table[column.train_counts > 0] - len(pieces)] = True
+        used[table[column.train_counts > 0] - first_piece] = True
         pieces.extend(numbers)
         tables.append(table)
         in_train.append(used)
@@ -164,13 +168,13 @@ def _piece_writer(
     before, *after = (
         part.replace("{field}", field.name) for part in data.template.split("{value}")
     )
-    before = before if first else " " + before
+    around = (before if first else " " + before, *after)
 
     # NOTE[DIFF]: the reference writes missing values as "nan" or "None"; here data.missing_word
     def write(cell: str | None) -> str:
         text = cell_text(cell, field)
         value = data.missing_word if text is None or not text.strip() else text
-        return value.join((before, *after))
+        return value.join(around)
 
     return write
 
