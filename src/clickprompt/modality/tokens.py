@@ -193,9 +193,8 @@ def _token_table(pieces: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarra
     once.
     """
     words, ends = _words(pieces)
-    encoded = words.dictionary_encode()
-    tokens, counts, place = _tokenised(encoded.dictionary, fast)
-    word = place[encoded.indices.to_numpy()]
+    tokens, counts, place = _tokenised(words.dictionary, fast)
+    word = place[words.indices.to_numpy()]
     offsets = np.concatenate([[0], np.cumsum(counts)])
     lengths = counts[word]
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -204,7 +203,7 @@ def _token_table(pieces: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarra
     return tokens[at], starts[ends]
 
 
-def _words(pieces: Sequence[str]) -> tuple[pa.LargeStringArray, np.ndarray]:
+def _words(pieces: Sequence[str]) -> tuple[pa.DictionaryArray, np.ndarray]:
     """All pieces cut before their spaces, each word with its space, and their ends (P + 1,).
 
     Pieces with odd spaces stay whole. In place of what would come before a space at the
@@ -221,7 +220,7 @@ def _words(pieces: Sequence[str]) -> tuple[pa.LargeStringArray, np.ndarray]:
         whole = np.zeros(len(words), dtype=bool)
         whole[ends[:-1][odd.to_numpy(zero_copy_only=False)]] = True
         words = pc.replace_with_mask(words, pa.array(whole), texts.filter(odd))
-    return words, ends
+    return words.dictionary_encode(), ends
 
 
 def _tokenised(
