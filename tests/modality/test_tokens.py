@@ -119,16 +119,26 @@ def test_water_filling_against_one_token_at_a_time(lengths, budget):
         assert found.tolist() == [cut_one_by_one(row, budget) for row in lengths]
 
 
-def test_truncated_rows_are_counted_per_split(views, word_piece):
+@pytest.mark.parametrize("place", ["median", "all but the longest", "none", "none can be"])
+def test_truncated_rows_are_counted_per_split(views, word_piece, place):
     sizes = [len(tokens) for tokens in word_piece.token_ids(list(views.text_view.pieces))]
     counts = [sum(sizes[p] for p in row) + 2 for row in views.piece_ids]
-    limit = int(np.median(counts))
+    limit = {
+        "median": int(np.median(counts)),
+        "all but the longest": max(counts) - 1,
+        "none": max(counts),
+        "none can be": 2 + sum(max(sizes[p] for p in table) for table in views.text_view.tables),
+    }[place]
     found = tokenise_pieces(
         views.text_view, views.field_codes, word_piece, max_tokens=limit
     ).truncated
     ends = np.cumsum([0, *views.field_codes.split_rows])
+    assert list(found) == ["train", "valid", "test"]
     for split, start, stop in zip(found, ends, ends[1:], strict=False):
-        assert found[split] == sum(count > limit for count in counts[start:stop]) > 0
+        assert found[split] == sum(count > limit for count in counts[start:stop])
+    assert (
+        all(found.values()) if place == "median" else any(found.values()) == (limit < max(counts))
+    )
 
 
 def test_a_long_text_may_be_an_error(views, word_piece):

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from clickprompt.files import recover_folder, replace_folder
 from clickprompt.modality.arrays import ArrayFile, chunks, read_rows
-from clickprompt.modality.encoder import ColumnEncoder, as_text
+from clickprompt.modality.encoder import ColumnEncoder
 from clickprompt.modality.engines import column_array, record_batches
 from clickprompt.modality.samples import is_labelled, require_columns, split_rows
 from clickprompt.parameters import DataParameters
@@ -170,36 +170,25 @@ def _encode(
     written = 0
 
     def encode(
-        batch: pa.RecordBatch,
-        rows: pa.Array | None,
-        order: np.ndarray,
-        in_train: int,
-        block: np.ndarray,
-        position: int,
+        batch: pa.RecordBatch, order: np.ndarray, in_train: int, block: np.ndarray, position: int
     ) -> None:
-        """One column of a batch into the block; ``rows`` are those of the samples, if not all."""
-        column, encoder = batch[names[position]], encoders[position]
-        # values of rows that are no samples must get no code
-        found = encoder.encode(column if rows is None else column.take(rows))
-        found = found[order] if rows is None else found
-        block[:, position] = found
-        counts[position] = _add_counts(counts[position], found[:in_train], len(encoder))
+        """One column of a batch into the block, in the order of the samples."""
+        encoder = encoders[position]
+        block[position] = encoder.encode(batch[names[position]], order)
+        train_codes = block[position, :in_train]
+        counts[position] = _add_counts(counts[position], train_codes, len(encoder))
 
     with ExitStack() as stack:
         bar = stack.enter_context(RateProgress("reading fields", total=len(samples)))
         # Arrow's part of the work runs beside that of other columns
         pool = stack.enter_context(ThreadPoolExecutor(THREADS))
         for batch in record_batches(frame, list(dict.fromkeys(["row", *names]))):
-            at = positions.find(column_array(batch, "row"))
-            order = np.argsort(at, kind="stable")
-            order = order[np.searchsorted(at[order], 0) :]  # without rows that are no samples
-            at = at[order]
-            block = np.empty((len(at), len(names)), dtype=np.int32)
-            rows = pa.array(order) if len(order) < batch.num_rows else None
+            order, at = positions.find(column_array(batch, "row"))
+            block = np.empty((len(names), len(at)), dtype=np.int32)
             in_train = int(np.searchsorted(at, train))
-            list(pool.map(partial(encode, batch, rows, order, in_train, block), range(len(names))))
+            list(pool.map(partial(encode, batch, order, in_train, block), range(len(names))))
             for start, stop in _runs(at):
-                write(int(at[start]), block[start:stop])
+                write(int(at[start]), block[:, start:stop].T)
             written += len(at)
             bar.advance(len(at))
     if written != len(samples):
@@ -208,7 +197,7 @@ def _encode(
             f"{written} of their rows"
         )
     return tuple(
-        Column(name, [as_text(value) for value in encoder.values], count)
+        Column(name, encoder.texts, count)
         for name, encoder, count in zip(names, encoders, counts, strict=True)
     )
 
@@ -222,14 +211,30 @@ class _Positions:
         self._parts = [(start, rows[start:stop]) for start, stop in pairwise(ends)]
         assert all((np.diff(part) > 0).all() for _, part in self._parts)
 
-    def find(self, rows: np.ndarray) -> np.ndarray:
-        """Positions (n,), -1 where the row is no sample."""
-        found = np.full(len(rows), -1, dtype=np.int64)
+    def find(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a batch that are samples.
+
+        Args:
+            rows: (n,) row numbers.
+
+        Returns:
+            Their places in ``rows``, and their positions among the samples, which rise.
+        """
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            places, found = [], []
+            for start, part in self._parts:  # they say themselves where they are in the batch
+                first, stop = np.searchsorted(part, (rows[0], rows[-1] + 1))
+                places.append(part[first:stop] - rows[0])
+                found.append(np.arange(start + first, start + stop))
+            return np.concatenate(places), np.concatenate(found)
+        at = np.full(len(rows), -1, dtype=np.int64)
         for start, part in self._parts:
-            at = np.searchsorted(part, rows)
-            at[at == len(part)] = 0
-            found = np.where(part[at] == rows, start + at, found)
-        return found
+            near = np.searchsorted(part, rows)
+            near[near == len(part)] = 0
+            at = np.where(part[near] == rows, start + near, at)
+        order = np.argsort(at, kind="stable")
+        order = order[np.searchsorted(at[order], 0) :]  # without rows that are no samples
+        return order, at[order]
 
 
 def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -39,35 +39,69 @@ class ColumnEncoder:
         return found
 
     @property
+    def texts(self) -> list[str | None]:
+        """``values`` as text, see ``as_text``."""
+        if all(pa.types.is_large_string(part.type) for part in self._known):
+            return self.values
+        return [as_text(value) for value in self.values]
+
+    @property
     def missing(self) -> int | None:
         """Code of missing values, None where none came."""
         return self._missing
 
-    def encode(self, column: pa.Array) -> np.ndarray:
-        """Codes (n,) int32 of the values of a batch."""
+    def encode(self, column: pa.Array, rows: np.ndarray | None = None) -> np.ndarray:
+        """Codes of the values of a batch.
+
+        Args:
+            column: the batch.
+            rows: its rows (n,) that count, in the order that is wanted; values of others get no
+                code. None for all as they stand.
+
+        Returns:
+            (n,) int32.
+        """
         encoded = pc.dictionary_encode(_plain(column))
-        distinct = encoded.dictionary
+        distinct, indices = encoded.dictionary, encoded.indices
+        if pa.types.is_string(distinct.type) or pa.types.is_string_view(distinct.type):
+            distinct = distinct.cast(pa.large_string())
+        no_value = len(distinct)
+        if indices.null_count:
+            indices = pc.fill_null(indices, no_value)
+        index = indices.to_numpy()
+        used = None
+        if rows is not None:
+            index = index.take(rows)
+            if len(rows) < len(column):
+                used = np.flatnonzero(np.bincount(index, minlength=no_value)[:no_value])
+                distinct = distinct.take(pa.array(used))
+        codes = self._codes_of(distinct)
+        if encoded.null_count and self._missing is None and (index == no_value).any():
+            self._missing = self._count
+        if self._missing is not None:
+            codes += codes >= self._missing
+        if used is not None:
+            codes, some = np.empty(no_value, np.int32), codes
+            codes[used] = some
+        if encoded.null_count:
+            codes = np.append(codes, np.int32(-1 if self._missing is None else self._missing))
+        return codes.take(index)
+
+    def _codes_of(self, distinct: pa.Array) -> np.ndarray:
+        """Codes (n,) int32 of different values, as if none were missing; new ones are noted."""
         hashes = value_hashes(distinct)
         order = np.argsort(hashes)
-        at = np.empty(len(distinct), dtype=np.int32)
-        at[order] = self._find(distinct.take(pa.array(order)), hashes[order])
-        new = order[at[order] < 0]
+        codes = np.empty(len(distinct), dtype=np.int32)
+        codes[order] = self._find(distinct.take(pa.array(order)), hashes[order])
+        new = order[codes[order] < 0]
         if len(new):
-            at[new] = np.arange(self._count, self._count + len(new))
+            codes[new] = np.arange(self._count, self._count + len(new))
             self._count += len(new)
             self._known.append(distinct.take(pa.array(new)))
             places = np.searchsorted(self._hashes, hashes[new])
             self._hashes = np.insert(self._hashes, places, hashes[new])
-            self._codes = np.insert(self._codes, places, at[new])
-        if encoded.null_count and self._missing is None:
-            self._missing = self._count
-        if self._missing is not None:
-            at += at >= self._missing
-        indices = encoded.indices
-        if indices.null_count:
-            indices = pc.fill_null(indices, len(distinct))
-            at = np.append(at, np.array([self._missing], dtype=np.int32))
-        return at[indices.to_numpy(zero_copy_only=False)]
+            self._codes = np.insert(self._codes, places, codes[new])
+        return codes
 
     def _find(self, values: pa.Array, hashes: np.ndarray) -> np.ndarray:
         """Codes (n,) of values, in the order of their hashes (n,); -1 for those that are new."""
@@ -90,8 +124,6 @@ def _plain(column: pa.Array) -> pa.Array:
     """The column in a type that can be looked up, equal values in one form, NaN as null."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)  # a category may be unused or null
-    if column.type in (pa.string(), pa.string_view()):
-        return column.cast(pa.large_string())
     if pa.types.is_floating(column.type):
         column = pc.add(column, 0.0)  # -0.0 is 0.0
         return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)

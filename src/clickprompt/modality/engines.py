@@ -35,8 +35,7 @@ def record_batches(frame: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatc
         return
     native = frame.to_native()
     if frame.implementation is nw.Implementation.POLARS:
-        for part in native.collect_batches(chunk_size=ROWS_PER_CHUNK, engine="streaming"):
-            yield from part.to_arrow().to_batches()
+        yield from _polars_batches(native)
     elif frame.implementation is nw.Implementation.DUCKDB:
         yield from native.fetch_arrow_reader(ROWS_PER_CHUNK)
     elif frame.implementation is nw.Implementation.IBIS:
@@ -45,6 +44,18 @@ def record_batches(frame: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatc
         yield from _spark_batches(frame)
     else:
         yield from frame.collect(backend="pyarrow").to_arrow().to_batches()
+
+
+def _polars_batches(frame: Any) -> Iterator[pa.RecordBatch]:
+    import polars as pl
+
+    # texts as they are, without a copy; a category of such texts is nothing that Arrow can look up
+    categories = any(
+        isinstance(of, pl.Categorical | pl.Enum) for of in frame.collect_schema().dtypes()
+    )
+    level = pl.CompatLevel.oldest() if categories else pl.CompatLevel.newest()
+    for part in frame.collect_batches(chunk_size=ROWS_PER_CHUNK, engine="streaming"):
+        yield from part.to_arrow(compat_level=level).to_batches()
 
 
 def in_engine(table: pa.Table, frame: Any) -> Any:

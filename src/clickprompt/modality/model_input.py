@@ -10,7 +10,7 @@ Letters: F fields, P pieces, M members of a bag.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from clickprompt.files import file_digest, recover_folder, replace_folder, value_digest
+from clickprompt.files import (
+    file_digest,
+    recover_folder,
+    replace_folder,
+    sync,
+    value_digest,
+)
 from clickprompt.modality.arrays import ArrayFile, chunks, read_rows
 from clickprompt.modality.checks import ModelInputCheck
 from clickprompt.modality.columns import FieldCodes
@@ -225,6 +231,13 @@ def _write_rows(
             name: stack.enter_context(ArrayFile(folder / f"{name}.npy", shape, np.int32))
             for name, (shape, _) in views.items()
         }
+
+        def look_up(name: str, part: slice, codes: np.ndarray) -> np.ndarray:
+            values = views[name][1](codes)
+            files[name].write(part.start, values)
+            return values
+
+        pool = stack.enter_context(ThreadPoolExecutor(len(views)))
         bar = stack.enter_context(RateProgress("writing the model input", total=rows))
         copied = {"labels": field_codes.labels, "row_numbers": field_codes.row_numbers}
         for name, array in copied.items():
@@ -232,11 +245,10 @@ def _write_rows(
             for part in chunks(rows):
                 copy.write(part.start, read_rows(array, part))
         for part, codes in field_codes.chunks():
-            found = {name: view(codes) for name, (_, view) in views.items()}
+            jobs = {name: pool.submit(look_up, name, part, codes) for name in views}
+            found = {name: job.result() for name, job in jobs.items()}
             labels, row_numbers = (read_rows(a, part) for a in copied.values())
             check.check(found["ids"], found["pieces"], labels, row_numbers)
-            for name, values in found.items():
-                files[name].write(part.start, values)
             bar.advance(len(codes))
         check.finish(rows)
 
@@ -246,7 +258,10 @@ def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     files: dict[str, dict[str, Any]] = {}
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor() as pool:
+        # the disk is idle otherwise; what is synced already costs ``replace_folder`` nothing
+        synced = pool.submit(_sync_all, paths)
         digests = list(pool.map(file_digest, paths))
+        synced.result()
     for path, digest in zip(paths, digests, strict=True):
         entry: dict[str, Any] = {}
         if path.suffix == ".npy":
@@ -257,6 +272,11 @@ def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     whole["digest"] = value_digest(whole)
     text = json.dumps(whole, indent=1, ensure_ascii=False)
     (folder / "metadata.json").write_text(text, encoding="utf-8")
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    for path in paths:
+        sync(path)
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clickprompt.modality.encoder import ColumnEncoder, as_text
+from clickprompt.modality.encoder import ColumnEncoder
 from clickprompt.modality.engines import column_array, record_batches
 from clickprompt.parameters import DataParameters, LabelParameters, SplitParameters
 
@@ -71,7 +71,7 @@ def label_and_split(interactions: Any, data: DataParameters) -> pd.DataFrame:
         split = _time_split(row, given, labelled, data)
     else:
         assert encoder is not None
-        split = _given_split(given, [as_text(value) for value in encoder.values], data.split)
+        split = _given_split(given, encoder.texts, data.split)
         kept = split >= 0
         if not kept.all():
             row, label, split = row[kept], label[kept], split[kept]

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tokenizers
 
 from clickprompt.modality.arrays import read_rows
 from clickprompt.modality.columns import FieldCodes
 from clickprompt.modality.samples import SPLITS
-from clickprompt.modality.views import TextView
+from clickprompt.modality.views import Lookup, TextView
+from clickprompt.modality.word_pieces import WordPieces
 from clickprompt.progress import RateProgress
 
 CHECKED_ROWS = 64
@@ -63,7 +66,8 @@ class PieceTokenizer:
         """
         if isinstance(tokenizer, PieceTokenizer):
             return tokenizer
-        if isinstance(tokenizer, str | Path):
+        own = isinstance(tokenizer, str | Path)
+        if own:
             name = name or _short_name(str(Path(tokenizer).parent))
             tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
@@ -75,7 +79,11 @@ class PieceTokenizer:
         own_name = _short_name(str(getattr(tokenizer, "name_or_path", "")))
         name = name or own_name or type(tokenizer).__name__
         text = _plain_json(backend)
-        backend = tokenizers.Tokenizer.from_str(text)  # a copy: the caller's stays as it is
+        if own:
+            backend.no_truncation()
+            backend.no_padding()
+        else:  # a copy: the caller's stays as it is
+            backend = tokenizers.Tokenizer.from_str(text)
         around = backend.encode("").ids
         if len(around) != 2:
             raise ValueError(
@@ -102,6 +110,11 @@ class PieceTokenizer:
     def vocabulary_size(self) -> int:
         """V, added tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def word_pieces(self) -> WordPieces | None:
+        """Its vocabulary for many words at a time; None where it is no tokenizer as BERT's is."""
+        return WordPieces.of(self.backend)
 
     def separator(self) -> tuple[str | None, list[str]]:
         """Text of the token after a text, if it is neutral to its neighbours; all special texts."""
@@ -179,40 +192,79 @@ def _token_table(pieces: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarra
     A piece is made of words as a sentence is made of pieces, so each different word is tokenised
     once.
     """
-    numbers: dict[str, int] = {}
-    words, counts = array("i"), array("q", [0])
-    for piece in pieces:
-        parts = _words(piece)
-        words.extend([numbers.setdefault(part, len(numbers)) for part in parts])
-        counts.append(len(parts))
-    word = np.array(words)
-    tokens, offsets = _tokenised(list(numbers), fast)
-    lengths = np.diff(offsets)[word]
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+    words, ends = _words(pieces)
+    tokens, counts, place = _tokenised(words.dictionary, fast)
+    word = place[words.indices.to_numpy()]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    lengths = counts[word]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
     # token t of word w of the text stands at offsets[w] + t
-    at = np.arange(ends[-1]) + np.repeat(offsets[word] - ends[:-1], lengths)
-    return tokens[at], ends[np.cumsum(counts)]
+    at = np.arange(starts[-1]) + np.repeat(offsets[word] - starts[:-1], lengths)
+    return tokens[at], starts[ends]
 
 
-def _words(piece: str) -> list[str]:
-    """A piece cut before its spaces, each word with its space; whole where spaces are odd."""
-    first, *others = piece.split(" ")
-    if "" in others:
-        return [piece]
-    return [first, *(" " + word for word in others)] if first else [" " + w for w in others]
+def _words(pieces: Sequence[str]) -> tuple[pa.DictionaryArray, np.ndarray]:
+    """All pieces cut before their spaces, each word with its space, and their ends (P + 1,).
+
+    Pieces with odd spaces stay whole. In place of what would come before a space at the
+    beginning stands the empty word.
+    """
+    cut = "\0"
+    texts = pa.array(pieces, pa.large_string())
+    odd = pc.match_substring_regex(texts, r"\x00|  | $")
+    parts = pc.replace_substring(pc.if_else(odd, "", texts), " ", f"{cut} ")
+    parts = pc.split_pattern(parts, cut)
+    ends = parts.offsets.to_numpy()
+    words = parts.flatten()
+    if pc.any(odd).as_py():
+        whole = np.zeros(len(words), dtype=bool)
+        whole[ends[:-1][odd.to_numpy(zero_copy_only=False)]] = True
+        words = pc.replace_with_mask(words, pa.array(whole), texts.filter(odd))
+    return words.dictionary_encode(), ends
 
 
-def _tokenised(words: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all words in a row, and where each begins (words + 1,)."""
-    tokens, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    with RateProgress("tokenising words", total=len(words)) as bar:
-        for start in range(0, len(words), WORDS_PER_CALL):
-            part = words[start : start + WORDS_PER_CALL]
-            for found, counts in _tokenise_together(part, fast) or [_tokenise_apart(part, fast)]:
-                tokens.append(found)
-                lengths.append(counts)
-            bar.advance(len(part))
-    return np.concatenate(tokens), np.cumsum(np.concatenate(lengths))
+def _tokenised(
+    words: pa.LargeStringArray, fast: PieceTokenizer
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens of all different words.
+
+    Returns:
+        The tokens in a row, in an order of the words of its own; how many each word has (words,)
+        in that order; and the place (words,) of each word in it.
+    """
+    tokens, counts = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    order = [np.zeros(0, np.int64)]
+    rest = np.flatnonzero(pc.not_equal(words, "").to_numpy(zero_copy_only=False))
+    with RateProgress("tokenising words", total=len(rest)) as bar:
+
+        def add(found: np.ndarray, of_each: np.ndarray, at: np.ndarray) -> None:
+            tokens.append(found)
+            counts.append(of_each)
+            order.append(at)
+            bar.advance(len(at))
+
+        if fast.word_pieces is not None:
+            left = [np.zeros(0, np.int64)]
+            for at in _parts(rest):
+                found, of_each = fast.word_pieces.tokenise(words.take(pa.array(at)))
+                known = of_each >= 0
+                add(found, of_each[known], at[known])
+                left.append(at[~known])
+            rest = np.concatenate(left)
+        for at in _parts(rest):
+            some = words.take(pa.array(at)).to_pylist()
+            runs = _tokenise_together(some, fast) or [_tokenise_apart(some, fast)]
+            found, of_each = (np.concatenate(part) for part in zip(*runs, strict=True))
+            add(found, of_each, at)
+    done = np.concatenate(order)
+    place = np.full(len(words), len(done))  # the empty word comes last
+    place[done] = np.arange(len(done))
+    return np.concatenate(tokens), np.concatenate([*counts, [0]]), place
+
+
+def _parts(positions: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(positions), WORDS_PER_CALL):
+        yield positions[start : start + WORDS_PER_CALL]
 
 
 def _tokenise_apart(words: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
@@ -286,13 +338,14 @@ def _truncated(
 ) -> dict[str, int]:
     """Rows of each split that are longer than ``max_tokens``."""
     tables = [piece_lengths[table] for table in text_view.tables]
+    if 2 + sum(int(table.max(initial=0)) for table in tables) <= max_tokens:
+        return dict.fromkeys(SPLITS, 0)  # not even a row of all longest pieces is too long
+    lengths = Lookup(tables)
     ends = np.cumsum(field_codes.split_rows)
     over = np.zeros(3, dtype=np.int64)
     longest, length = 0, 0
     for rows, codes in field_codes.chunks():
-        counts = np.full(len(codes), 2, dtype=np.int32)
-        for position, table in enumerate(tables):
-            counts += table[codes[:, position]]
+        counts = 2 + lengths(codes).sum(axis=1, dtype=np.int32)
         if counts.max() > length:
             longest, length = rows.start + int(counts.argmax()), int(counts.max())
         long = rows.start + np.flatnonzero(counts > max_tokens)

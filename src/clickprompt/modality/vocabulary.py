@@ -60,8 +60,8 @@ class Vocabulary:
             for value in (cell,) if single else cell_values(cell, parameters):
                 totals[value] = totals.get(value, 0) + count
         kept = [value for value, count in totals.items() if count >= parameters.min_count]
-        kept.sort(key=lambda value: (value is not None, value or ""))  # the same for any row order
-        return cls(parameters, values=tuple(kept))
+        texts = sorted(value for value in kept if value is not None)  # the same for any row order
+        return cls(parameters, values=(*([None] if len(texts) < len(kept) else []), *texts))
 
     @property
     def is_bag(self) -> bool:
