@@ -23,6 +23,7 @@ from clickprompt.parameters import (
 )
 from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
+from clickprompt.training.listener import StageStoppedError, tell_epochs
 from clickprompt.training.machine import Machine, release_freed_memory
 from clickprompt.training.objectives import Objective
 from clickprompt.training.optimizer import build_optimizer, rate_factor, set_rates
@@ -68,6 +69,7 @@ def fit(
         DamagedFolderError: the checkpoint is damaged.
         DivergedError: the loss became infinite or not a number.
         OSError: a checkpoint could not be written; the last one is unchanged.
+        StageStoppedError: the listener ended the stage.
     """
     accelerator = Accelerator(cpu=machine.device.type == "cpu")
     optimizer = build_optimizer(model.to(machine.device), stage)
@@ -78,6 +80,7 @@ def fit(
         logger.info(
             "%s continues at epoch %d, step %d", name, progress.epoch + 1, progress.step + 1
         )
+    _tell(name, progress, checkpoints)
     parallel = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
     trained = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -122,6 +125,7 @@ def fit(
             logger.info("%s", _epoch_line(name, progress, stage))
             _save(accelerator, checkpoints, model, optimizer, progress)
             last_save = time.monotonic()
+            _tell(name, progress, checkpoints)
     if objective.criterion and progress.best_epoch is not None:
         checkpoints.load_best(model)
     accelerator.free_memory()
@@ -204,6 +208,17 @@ def _save(
     if accelerator.is_main_process:
         checkpoints.save(model, optimizer, progress)
     accelerator.wait_for_everyone()
+
+
+def _tell(name: str, progress: Progress, checkpoints: Checkpoints) -> None:
+    """Before each epoch but the first; a stage that is ended leaves no checkpoint behind."""
+    if progress.finished:
+        return
+    try:
+        tell_epochs(name, progress.history)
+    except StageStoppedError:
+        checkpoints.remove()
+        raise
 
 
 def _count_seconds(progress: Progress, since: float) -> float:

@@ -1,0 +1,188 @@
+"""A study for people: the best trials as a table, and one page of figures."""
+
+from __future__ import annotations
+
+import html
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clickprompt.progress import clock
+from clickprompt.tuning.space import Dimension, Space
+from clickprompt.tuning.study import DIVERGED, VALUES, TunedStudy, finished_trials
+
+if TYPE_CHECKING:
+    import optuna
+    from rich.table import Table
+
+METRIC = "valid AUC"
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body {{ font-family: sans-serif; max-width: 1100px; margin: 2em auto; color: #222 }}</style>
+</head><body>
+<h1>{title}</h1>
+<p>{summary}</p>
+<pre>{best}</pre>
+{figures}
+</body></html>
+"""
+
+
+def trials_table(tuned: TunedStudy, rows: int = 10) -> Table:
+    """The best trials with their parameters, for ``rich.print``; failed ones are left out."""
+    from rich import box
+    from rich.table import Table
+
+    trials = sorted(finished_trials(tuned.study), key=_rank)
+    table = Table(title=f"Study {tuned.name}: {_summary(tuned)}", box=box.SIMPLE_HEAD)
+    for heading in ("trial", METRIC, "epochs", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("end", no_wrap=True)
+    for name in short_names(tuned.space).values():
+        table.add_column(name.replace("_", " "), justify="right", min_width=9)
+    for trial in trials[:rows]:
+        values = trial.user_attrs[VALUES]
+        table.add_row(
+            str(trial.number),
+            "–" if trial.value is None else f"{trial.value:.4f}",
+            str(len(trial.intermediate_values)),
+            clock(trial.duration.total_seconds() if trial.duration else 0),
+            _end(trial),
+            *(_shown(values[dimension.name]) for dimension in tuned.space),
+        )
+    if len(trials) > rows:
+        table.caption = f"the best {rows} of {len(trials)}"
+    return table
+
+
+def write_page(tuned: TunedStudy, folder: Path) -> Path:
+    """One HTML page that needs no network: history, learning curves, parameters, importances.
+
+    Args:
+        tuned: with a trial that came to its end.
+        folder: the page is ``<folder>/<study>.html`` in it.
+
+    Returns:
+        The page.
+    """
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=position == 0)
+        for position, figure in enumerate(_figures(tuned))
+    ]
+    page = PAGE.format(
+        title=html.escape(f"Study {tuned.name}"),
+        summary=html.escape(f"{_summary(tuned)}. Stage {tuned.stage}."),
+        best=html.escape("\n".join(f"{k}: {v}" for k, v in tuned.best_values.items())),
+        figures="\n".join(parts),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{tuned.name}.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _figures(tuned: TunedStudy) -> list[Any]:
+    """Optuna's figures with the field's words, short names and colours that can be seen."""
+    from optuna import visualization as show
+
+    complete = [t for t in tuned.study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
+
+    history = show.plot_optimization_history(tuned.study, target_name=METRIC)
+    history.update_layout(title="Valid AUC by trial").update_xaxes(tickformat="d")
+
+    epochs = show.plot_intermediate_values(tuned.study)
+    epochs.update_layout(title="Valid AUC by epoch", xaxis_title="Epoch", yaxis_title=METRIC)
+    longest = max(len(trial.intermediate_values) for trial in complete)
+    epochs.update_xaxes(dtick=max(1, longest // 10))
+
+    slices = show.plot_slice(tuned.study, target_name=METRIC)
+    slices.update_layout(title="Valid AUC by parameter").update_xaxes(exponentformat="power")
+
+    figures = [history, epochs, _parallel(complete, tuned.space), slices]
+    # The importances come from a forest over trials: equal values have nothing to explain.
+    if len({trial.value for trial in complete}) > 1 and len(tuned.space) > 1:
+        shares = show.plot_param_importances(tuned.study, target_name=METRIC)
+        shares.update_layout(
+            title="Share of each parameter in the differences of valid AUC",
+            xaxis_title="Share (fANOVA)",
+            yaxis_title=None,
+        )
+        figures.append(shares)
+    return figures
+
+
+def short_names(space: Space) -> dict[str, str]:
+    """Last part of each dotted name; the whole of it where two end alike."""
+    last = {dimension.name: dimension.name.rpartition(".")[2] for dimension in space}
+    ends = list(last.values())
+    return {name: end if ends.count(end) == 1 else name for name, end in last.items()}
+
+
+def _parallel(trials: list[optuna.trial.FrozenTrial], space: Space) -> Any:
+    """Parallel coordinates of the trials; Optuna's own are too pale to be read."""
+    from plotly import graph_objects
+
+    metric = [trial.value for trial in trials]
+    short = short_names(space)
+    axes = [
+        _axis(
+            dimension, short[dimension.name], [t.user_attrs[VALUES][dimension.name] for t in trials]
+        )
+        for dimension in space
+    ]
+    figure = graph_objects.Figure(
+        graph_objects.Parcoords(
+            dimensions=[*axes, {"label": METRIC, "values": metric}],
+            line={"color": metric, "colorscale": "Plasma", "colorbar": {"title": METRIC}},
+        )
+    )
+    return figure.update_layout(title="Parameters of each trial", margin={"t": 110})
+
+
+def _axis(dimension: Dimension, label: str, values: list[Any]) -> dict[str, Any]:
+    """One axis of the parallel coordinates: plotly knows neither words nor logarithms there."""
+    if dimension.kind == "choice":
+        words = [str(list(c) if isinstance(c, tuple) else c) for c in dimension.choices]
+        places = [words.index(str(value)) for value in values]
+        return {
+            "label": label,
+            "values": places,
+            "tickvals": [*range(len(words))],
+            "ticktext": words,
+        }
+    if not dimension.log:
+        ends = [dimension.low, dimension.high]
+        return {"label": label, "values": values, "range": ends}
+    low, high = math.log10(dimension.low), math.log10(dimension.high)
+    ticks = [low + share * (high - low) for share in (0, 0.25, 0.5, 0.75, 1)]
+    return {
+        "label": label,
+        "values": [math.log10(value) for value in values],
+        "range": [low, high],
+        "tickvals": ticks,
+        "ticktext": [f"{10**tick:.2g}" for tick in ticks],
+    }
+
+
+def _summary(tuned: TunedStudy) -> str:
+    best = tuned.best
+    return (
+        f"best {METRIC} {best.value:.4f} in trial {best.number} of "
+        f"{len(finished_trials(tuned.study))} finished ones"
+    )
+
+
+def _rank(trial: optuna.trial.FrozenTrial) -> tuple[bool, float]:
+    """Trained to the end first, then by the metric; diverged ones have none."""
+    value = float("-inf") if trial.value is None else trial.value
+    return trial.state.name != "COMPLETE", -value
+
+
+def _end(trial: optuna.trial.FrozenTrial) -> str:
+    if trial.state.name == "COMPLETE":
+        return "trained"
+    return DIVERGED if trial.user_attrs.get(DIVERGED) else "pruned"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
