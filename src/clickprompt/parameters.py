@@ -519,7 +519,10 @@ class DimensionParameters(Parameters):
         ends = (self.low, self.high)
         if self.choices is not None:
             if ends != (None, None) or self.log or self.step is not None:
-                raise ValueError("must have choices, or low and high, got both")
+                raise ValueError(
+                    "must have choices, or low and high, got both (null takes out what an "
+                    "environment below has)"
+                )
             if len(self.choices) < 2 or _repeated(self.choices):
                 raise ValueError(
                     f"choices must be two or more different values, got {list(self.choices)}"
@@ -532,7 +535,7 @@ class DimensionParameters(Parameters):
         if self.log and self.low <= 0:
             raise ValueError(f"low must be above 0 with log, got {self.low:g}")
         if self.log and self.step is not None:
-            raise ValueError(f"step must be null with log, got {self.step:g}")
+            raise ValueError(f"step must be null with log: true, got {self.step:g}")
         if self.step is not None and self.step > self.high - self.low:
             raise ValueError(
                 f"step must be at most high - low {self.high - self.low:g}, got {self.step:g}"

@@ -9,9 +9,11 @@ import pytest
 from kedro.framework.cli.project import run as stock_run
 from kedro.io import DatasetError
 
-from clickprompt.cli import RUNNER, explain, is_user_error, run
+from clickprompt.cli import RUNNER, explain, is_user_error, run, tune
 from clickprompt.evaluation.metrics import log_loss
 from clickprompt.parameters import ParameterError
+from clickprompt.tuning import TUNED_STAGES
+from clickprompt.tuning.runner import MADE_BY
 
 
 def options(command):
@@ -26,6 +28,17 @@ def test_every_option_of_kedro_is_kept():
         assert name == "runner" or ours[name].default == option.default
     assert ours["runner"].default == RUNNER
     assert stock["runner"].default != RUNNER  # Kedro's own command is left as it was
+
+
+def test_tune_takes_the_environment_and_parameters_as_run_does():
+    ours, stock = options(tune), options(stock_run)
+    assert set(ours) == {
+        "env", "params", "stage", "trials", "study", "write", "force", "verbose",
+    }  # fmt: skip
+    for name in ("env", "params"):
+        assert (ours[name].opts, ours[name].default) == (stock[name].opts, stock[name].default)
+        assert ours[name].callback is stock[name].callback
+    assert list(ours["stage"].type.choices) == list(TUNED_STAGES) == list(MADE_BY)
 
 
 def raised(function, *arguments):

@@ -99,12 +99,12 @@ def _figures(tuned: TunedStudy) -> list[Any]:
     slices.update_layout(title="Valid AUC by parameter").update_xaxes(exponentformat="power")
 
     figures = [history, epochs, _parallel(complete, tuned.space), slices]
-    # The importances come from a forest over trials: equal values have nothing to explain.
+    # Equal values have no differences to explain.
     if len({trial.value for trial in complete}) > 1 and len(tuned.space) > 1:
         shares = show.plot_param_importances(tuned.study, target_name=METRIC)
         shares.update_layout(
             title="Share of each parameter in the differences of valid AUC",
-            xaxis_title="Share (fANOVA)",
+            xaxis_title="Share (PED-ANOVA)",
             yaxis_title=None,
         )
         figures.append(shares)

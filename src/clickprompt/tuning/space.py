@@ -196,8 +196,8 @@ def _within(name: str, groups: Iterable[str]) -> bool:
 
 def _dimension(name: str, declared: DimensionParameters, stage: Stage) -> Dimension:
     """Raises ValueError, without the name."""
-    types_ = _leaf_types(name)
     groups = TUNED_STAGES[stage].reads
+    types_ = _leaf_types(name, groups)
     if not _within(name, groups):
         allowed = ", ".join(f"{group}*" if group[-1] == "." else group for group in groups)
         raise ValueError(f"must be of {allowed}, which {stage} may be tuned in")
@@ -222,12 +222,13 @@ def _dimension(name: str, declared: DimensionParameters, stage: Stage) -> Dimens
     )
 
 
-def _leaf_types(name: str) -> set[Any]:
+def _leaf_types(name: str, groups: Iterable[str]) -> set[Any]:
     """Types of the parameter with this dotted name; ValueError if there is none."""
     known = dict(_leaves(ProjectParameters))
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    possible = [leaf for leaf in known if _within(leaf, groups)]
+    near = difflib.get_close_matches(name, possible, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"must be the dotted name of a parameter{hint}")
 
