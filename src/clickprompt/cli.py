@@ -48,8 +48,9 @@ class ProjectCommand(click.Command):
             logging.getLogger(name).addFilter(_is_not_error)
         try:
             return super().invoke(ctx)
-        except RunInterruptedError as error:
-            click.secho(f"{error}; the same command goes on from here", fg="red", err=True)
+        except (RunInterruptedError, KeyboardInterrupt) as error:
+            where = str(error) or "interrupted"
+            click.secho(f"{where}; the same command goes on from here", fg="red", err=True)
             ctx.exit(130)
         except Exception as error:
             if ctx.meta.get("clickprompt.verbose") or not is_user_error(error):

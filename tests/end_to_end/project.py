@@ -14,7 +14,7 @@ from clickprompt.synthetic import ADJECTIVES, GENRES, WORDS, write_synthetic_rat
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Environments of this repository; those that a user made by `kedro new-table` or `kedro tune` are not
+# Environments of this repository; those that a user made (`kedro new-table`, `kedro tune`) are not
 # its business.
 ENVIRONMENTS = sorted(
     folder.name

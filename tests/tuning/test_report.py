@@ -11,8 +11,7 @@ from rich.console import Console
 
 from clickprompt.training.loop import DivergedError
 from clickprompt.tuning import trials_table, write_page
-from clickprompt.tuning.report import short_names
-from clickprompt.tuning.space import Dimension
+from clickprompt.tuning.space import Dimension, short_names
 from tests.tuning.searches import RATE, search, trained
 
 
@@ -34,8 +33,8 @@ def tuned(tmp_path_factory):
     return search(tmp_path_factory.mktemp("tuned"), 12, train=train, tuning=settings)
 
 
-def printed(table):
-    console = Console(width=160, record=True)
+def printed(table, width=160):
+    console = Console(width=width, record=True)
     console.print(table)
     return console.export_text()
 
@@ -61,6 +60,16 @@ def test_the_table_is_short(tuned):
     text = printed(trials_table(tuned, rows=3))
     assert len(re.findall(r"(trained|pruned|diverged)", text)) == 3
     assert "the best 3 of 12" in text
+
+
+def test_every_parameter_is_seen_in_a_narrow_terminal(tuned, tmp_path):
+    """Four parameters share a column; three have their own."""
+    text = " ".join(printed(trials_table(tuned, rows=1), width=80).split())
+    for name in ("learning_rate_ctr", "weight_decay", "dropout", "hidden_sizes"):
+        assert re.search(rf"{name} [\d\[]", text), text
+    text = printed(trials_table(search(tmp_path, 1)), width=80)
+    assert [line for line in text.splitlines() if line.split()[-3:] == ["ctr", "decay", "dropout"]]
+    assert "…" not in text
 
 
 def test_the_page_needs_no_network_and_holds_all_trials(tuned, tmp_path):

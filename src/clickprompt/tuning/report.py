@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clickprompt.progress import clock
-from clickprompt.tuning.space import Dimension, Space
+from clickprompt.tuning.space import Dimension, Space, short_names, show_value
 from clickprompt.tuning.study import DIVERGED, VALUES, TunedStudy, finished_trials
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METRIC = "valid AUC"
+MOST_COLUMNS = 3  # of parameters, in a terminal of 80; more go into one
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>body {{ font-family: sans-serif; max-width: 1100px; margin: 2em auto; color: #222 }}</style>
@@ -38,17 +39,22 @@ def trials_table(tuned: TunedStudy, rows: int = 10) -> Table:
     for heading in ("trial", METRIC, "epochs", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("end", no_wrap=True)
-    for name in short_names(tuned.space).values():
-        table.add_column(name.replace("_", " "), justify="right", min_width=9)
+    short = short_names(tuned.space)
+    is_wide = len(short) > MOST_COLUMNS
+    for name in ("parameters",) if is_wide else short.values():
+        table.add_column(
+            name.replace("_", " "), justify="left" if is_wide else "right", min_width=8
+        )
     for trial in trials[:rows]:
-        values = trial.user_attrs[VALUES]
+        values = {short[name]: show_value(v) for name, v in trial.user_attrs[VALUES].items()}
+        words = ", ".join(f"{name} {value}" for name, value in values.items())
         table.add_row(
             str(trial.number),
             "–" if trial.value is None else f"{trial.value:.4f}",
             str(len(trial.intermediate_values)),
             clock(trial.duration.total_seconds() if trial.duration else 0),
             _end(trial),
-            *(_shown(values[dimension.name]) for dimension in tuned.space),
+            *((words,) if is_wide else values.values()),
         )
     if len(trials) > rows:
         table.caption = f"the best {rows} of {len(trials)}"
@@ -96,7 +102,10 @@ def _figures(tuned: TunedStudy) -> list[Any]:
     epochs.update_xaxes(dtick=max(1, longest // 10))
 
     slices = show.plot_slice(tuned.study, target_name=METRIC)
-    slices.update_layout(title="Valid AUC by parameter").update_xaxes(exponentformat="power")
+    slices.update_layout(title="Valid AUC by parameter", width=None)
+    slices.update_xaxes(exponentformat="power")
+    short = short_names(tuned.space)
+    slices.for_each_xaxis(lambda axis: axis.update(title=short[axis.title.text]))
 
     figures = [history, epochs, _parallel(complete, tuned.space), slices]
     # Equal values have no differences to explain.
@@ -109,13 +118,6 @@ def _figures(tuned: TunedStudy) -> list[Any]:
         )
         figures.append(shares)
     return figures
-
-
-def short_names(space: Space) -> dict[str, str]:
-    """Last part of each dotted name; the whole of it where two end alike."""
-    last = {dimension.name: dimension.name.rpartition(".")[2] for dimension in space}
-    ends = list(last.values())
-    return {name: end if ends.count(end) == 1 else name for name, end in last.items()}
 
 
 def _parallel(trials: list[optuna.trial.FrozenTrial], space: Space) -> Any:
@@ -147,6 +149,7 @@ def _axis(dimension: Dimension, label: str, values: list[Any]) -> dict[str, Any]
         return {
             "label": label,
             "values": places,
+            "range": [0, len(words) - 1],
             "tickvals": [*range(len(words))],
             "ticktext": words,
         }
@@ -182,7 +185,3 @@ def _end(trial: optuna.trial.FrozenTrial) -> str:
     if trial.state.name == "COMPLETE":
         return "trained"
     return DIVERGED if trial.user_attrs.get(DIVERGED) else "pruned"
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -170,6 +170,18 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return both
 
 
+def short_names(space: Space) -> dict[str, str]:
+    """Last part of each dotted name; the whole of it where two end alike."""
+    last = {dimension.name: dimension.name.rpartition(".")[2] for dimension in space}
+    ends = list(last.values())
+    return {name: end if ends.count(end) == 1 else name for name, end in last.items()}
+
+
+def show_value(value: Any) -> str:
+    """A value in a few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def fixed_parameters(parameters: ProjectParameters, stage: Stage, space: Space) -> dict[str, Any]:
     """What decides the stage's weights and is not tuned: dotted name -> value."""
     tuned = {dimension.name for dimension in space}

@@ -21,7 +21,7 @@ from clickprompt.parameters import Stage, TuningParameters, check_parameters
 from clickprompt.progress import clock
 from clickprompt.training.listener import History, StageStoppedError, listening
 from clickprompt.training.result import TrainedModel
-from clickprompt.tuning.space import Space, check_space, fixed_parameters
+from clickprompt.tuning.space import Space, check_space, fixed_parameters, short_names, show_value
 from clickprompt.tuning.trial import RunningTrial, inside_trial
 
 if TYPE_CHECKING:
@@ -165,10 +165,14 @@ class _Search:
     def run(self, trials: int) -> None:
         """Trial after trial, until so many are finished."""
         failed: list[str] = []
+        short = short_names(self._tuned.space)
         started, before = time.monotonic(), len(finished_trials(self._study))
         while (done := len(finished_trials(self._study))) < trials:
             trial = self._ask()
-            words = _words(trial.user_attrs[VALUES])
+            words = ", ".join(
+                f"{short[name]} {show_value(value)}"
+                for name, value in trial.user_attrs[VALUES].items()
+            )
             logger.info("trial %d (%d of %d): %s", trial.number, done + 1, trials, words)
             failure = self._run_trial(trial)
             failed = [*failed, failure] if failure else []
@@ -338,8 +342,3 @@ def _only_process(name: str, path: Path) -> Iterator[None]:
                 f"{path.with_suffix('.lock')}"
             ) from None
         yield
-
-
-def _words(values: Mapping[str, Any]) -> str:
-    shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in values.values())
-    return ", ".join(f"{name} {value}" for name, value in zip(values, shown, strict=True))
