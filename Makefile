@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "       make env TORCH_WHEELS=<folder or index URL> says where a CPU wheel is.")
 	@echo "installing into $(VENV); this takes some minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH_FROM) -c constraints.txt -e '.[viz,test,dev]'
+	$(BIN)/python -m pip install --quiet $(TORCH_FROM) -c constraints.txt -e '.[viz,tune,test,dev]'
 	@touch $@
 
 run: env  ## run everything on the embedded data; what is up to date is not repeated

@@ -1,4 +1,4 @@
-"""``kedro run`` with this project's runner and errors that a user can read."""
+"""``kedro run`` with this project's runner, ``kedro tune``, and errors that a user can read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import copy
 import difflib
 import logging
 import os
+import shlex
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 import yaml
@@ -18,7 +20,7 @@ from kedro.io import DatasetError
 from kedro.utils import find_kedro_project
 
 from clickprompt.new_table import new_table
-from clickprompt.parameters import ParameterError
+from clickprompt.parameters import ParameterError, Stage
 from clickprompt.runner import RunInterruptedError
 
 RUNNER = "clickprompt.runner.UpToDateRunner"
@@ -27,12 +29,14 @@ RUNNER_HELP = (
     "--runner=SequentialRunner makes everything again."
 )
 
+TUNED: tuple[Stage, ...] = get_args(Stage)
+
 # Kedro's own words of a failure, said again in full by the message at the end.
 REPEATING_LOGGERS = ("kedro.pipeline.node", "kedro.validation.parameter_validator")
 
 
-class RunCommand(click.Command):
-    """``kedro run``: mistakes of the user end in one message, not in a traceback."""
+class ProjectCommand(click.Command):
+    """A command on the project: mistakes of the user end in one message, not in a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run; a user's mistake becomes a short message and exit code 1."""
@@ -40,13 +44,13 @@ class RunCommand(click.Command):
         if project is not None:
             _move_to(project)
             _check_environment(ctx, project)
-        _merge_pipeline_options(ctx)
         for name in REPEATING_LOGGERS:
             logging.getLogger(name).addFilter(_is_not_error)
         try:
             return super().invoke(ctx)
-        except RunInterruptedError as error:
-            click.secho(f"{error}; the same command goes on from here", fg="red", err=True)
+        except (RunInterruptedError, KeyboardInterrupt) as error:
+            where = str(error) or "interrupted"
+            click.secho(f"{where}; the same command goes on from here", fg="red", err=True)
             ctx.exit(130)
         except Exception as error:
             if ctx.meta.get("clickprompt.verbose") or not is_user_error(error):
@@ -57,6 +61,24 @@ class RunCommand(click.Command):
         finally:
             for name in REPEATING_LOGGERS:
                 logging.getLogger(name).removeFilter(_is_not_error)
+
+
+class RunCommand(ProjectCommand):
+    """``kedro run``."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run; both forms of the option that names pipelines are fine."""
+        _merge_pipeline_options(ctx)
+        return super().invoke(ctx)
+
+
+class TuneCommand(ProjectCommand):
+    """``kedro tune``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words: the environment that is written says how it was found."""
+        ctx.meta["clickprompt.words"] = list(args)
+        return super().parse_args(ctx, args)
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -137,20 +159,92 @@ def _remember_verbose(ctx: click.Context, _option: click.Parameter, verbose: boo
     ctx.meta["clickprompt.verbose"] = verbose
 
 
+VERBOSE = click.Option(
+    ["--verbose", "-v"],
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_verbose,
+    help="Show the traceback of an error.",
+)
+
+
 def _run_options() -> list[click.Parameter]:
     """Kedro's own options, with another default of ``--runner``, and ``--verbose``."""
     options = [copy.copy(option) for option in stock_run.params]
     for option in options:
         if isinstance(option, click.Option) and option.name == "runner":
             option.default, option.help = RUNNER, RUNNER_HELP
-    verbose = click.Option(
-        ["--verbose", "-v"],
-        is_flag=True,
-        expose_value=False,
-        callback=_remember_verbose,
-        help="Show the traceback of an error.",
+    return [*options, VERBOSE]
+
+
+def _tune_options() -> list[click.Parameter]:
+    """Kedro's ``--env`` and ``--params``, and what a search needs."""
+    kedro = [copy.copy(option) for option in stock_run.params if option.name in ("env", "params")]
+    return [
+        *kedro,
+        click.Option(
+            ["--stage"],
+            type=click.Choice(TUNED),
+            default=TUNED[0],
+            show_default=True,
+            help="That is tuned, in the space tuning.space.<stage>.",
+        ),
+        click.Option(
+            ["--trials"],
+            type=click.IntRange(min=1),
+            help="Finished trials of the study, those of earlier calls included; without it: "
+            "tuning.trials.",
+        ),
+        click.Option(
+            ["--study"],
+            help="Its name, to go on or to begin; without it: made of environment, CTR model and "
+            "stage.",
+        ),
+        click.Option(
+            ["--write"],
+            help="Environment that gets the best parameters, conf/<name>; without it: named as "
+            "the study.",
+        ),
+        click.Option(
+            ["--force"], is_flag=True, help="Replace that environment though it was edited."
+        ),
+        VERBOSE,
+    ]
+
+
+def _tune(
+    env: str | None,
+    params: dict[str, Any],
+    stage: Stage,
+    trials: int | None,
+    study: str | None,
+    write: str | None,
+    force: bool,
+) -> None:
+    """The callback of ``kedro tune``."""
+    from rich.console import Console
+
+    from clickprompt.runner import UpToDateRunner
+    from clickprompt.tuning import trials_table
+    from clickprompt.tuning.runner import ProjectSearch, tune_project
+
+    context = click.get_current_context()
+    search = ProjectSearch(
+        project=Path.cwd(),
+        make_runner=lambda wanted: UpToDateRunner(wanted=wanted),
+        stage=stage,
+        env=env,
+        params=params,
+        study=study,
+        trials=trials,
+        write=write,
+        force=force,
+        command=shlex.join(["kedro", "tune", *context.meta["clickprompt.words"]]),
     )
-    return [*options, verbose]
+    tuned, page, folder = tune_project(search)
+    Console().print(trials_table(tuned))
+    click.echo(f"Figures: {page}\nThe best parameters: {folder.relative_to(Path.cwd())}. Type:\n")
+    click.echo(f"    kedro run --env={folder.name}")
 
 
 run = RunCommand(
@@ -162,10 +256,21 @@ run = RunCommand(
 )
 
 
+tune = TuneCommand(
+    name="tune",
+    params=_tune_options(),
+    callback=_tune,
+    help="Search for the parameters of a stage that are best on valid; goes on where it was "
+    "stopped.",
+    context_settings=CONTEXT_SETTINGS,
+)
+
+
 @click.group(name="ClickPrompt")
 def cli() -> None:
     """Commands of this project."""
 
 
 cli.add_command(run)
+cli.add_command(tune)
 cli.add_command(new_table)

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ import mlflow
 import psutil
 from kedro.config import MissingConfigException
 from kedro.framework.hooks import hook_impl
+from kedro.io import MemoryDataset
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 from mlflow.entities import Metric, Param, RunStatus
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
@@ -30,6 +31,8 @@ from pydantic import BaseModel
 
 from clickprompt.parameters import check_parameters
 from clickprompt.runner import RunInterruptedError
+from clickprompt.training.listener import StageStoppedError
+from clickprompt.tuning.trial import running_trial
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -99,6 +102,23 @@ def start_spark(settings: Mapping[str, Any]) -> Any:
         ) from None
 
 
+class TrialHook:
+    """Keeps the trained stages of a trial in memory: the project's results stay what they are.
+
+    Their weights lie in ``training.folder`` by digest as always.
+    """
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Put datasets in memory in place of what the training nodes would write."""
+        trial = running_trial()
+        if trial is None or trial.number is None:
+            return
+        for name in pipeline.only_nodes_with_tags("training").all_outputs():
+            metadata = getattr(catalog.get(name), "metadata", None)
+            catalog[name] = MemoryDataset(copy_mode="assign", metadata=metadata)
+
+
 class TrackingHook(MlflowHook):
     """One flat MLflow run for one ``kedro run``.
 
@@ -130,7 +150,10 @@ class TrackingHook(MlflowHook):
         self._figures: dict[str, Any] = {}
         parameters = self._parameters
         tracking = self.mlflow_config.tracking
-        if tracking.run.name is None:
+        trial = running_trial()
+        if trial is not None:
+            tracking.run.name = trial.name
+        elif tracking.run.name is None:
             tracking.run.name = (
                 f"{parameters.data.reader} {parameters.ctr.name} seed {parameters.seed}"
             )
@@ -144,6 +167,7 @@ class TrackingHook(MlflowHook):
                 "ctr": parameters.ctr.name,
                 PROCESS_TAG: _process(os.getpid()),
                 **_git_state(self._project),
+                **_trial_tags("running"),
             }
         )
         self._log_parameters(pipeline, catalog)
@@ -171,6 +195,7 @@ class TrackingHook(MlflowHook):
                 if _kind(catalog, name) and catalog.exists(name):
                     self._track(name, catalog.load(name))
             self._log_figures()
+            self._set_tags(_trial_tags("trained"))
         super().after_pipeline_run(run_params, pipeline, catalog)
 
     @hook_impl
@@ -181,17 +206,27 @@ class TrackingHook(MlflowHook):
         pipeline: Pipeline,
         catalog: CatalogProtocol,
     ) -> None:
-        """Mark the run as failed, or as killed where the user stopped it."""
+        """Mark the run as failed, or as killed where the user or the search stopped it."""
+        stopped = isinstance(error, RunInterruptedError | StageStoppedError)
         if self._is_mlflow_enabled:
             self._log_figures()
-            self._client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:500])
+            if isinstance(error, StageStoppedError):
+                self._log_metrics(_curves(error.stage, error.history))
+                self._set_tags(_trial_tags("pruned"))
+            else:
+                note = f"{type(error).__name__}: {error}"[:500]
+                self._set_tags({"error": note, **_trial_tags("stopped" if stopped else "failed")})
         super().on_pipeline_error(error, run_params, pipeline, catalog)
-        if self._is_mlflow_enabled and isinstance(error, RunInterruptedError):
+        if self._is_mlflow_enabled and stopped:
             self._client.set_terminated(self.run_id, RunStatus.to_string(RunStatus.KILLED))
 
     @property
     def _client(self) -> mlflow.MlflowClient:
         return self.mlflow_config.server._mlflow_client
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, value)
 
     def _close_abandoned_runs(self, experiment: str) -> None:
         """Mark runs of this machine as killed whose process is gone (``kill -9``, power loss)."""
@@ -246,8 +281,11 @@ class TrackingHook(MlflowHook):
             self._client.log_batch(self.run_id, metrics=entries[start : start + BATCH])
 
     def _log_figures(self) -> None:
-        """One page with all figures: it holds plotly itself once and needs no network."""
-        if not self._figures:
+        """One page with all figures: it holds plotly itself once and needs no network.
+
+        Not for trials: their curves are metrics too, and hundreds of pages of 5 MB help nobody.
+        """
+        if not self._figures or running_trial() is not None:
             return
         parts = [
             figure.to_html(full_html=False, include_plotlyjs=position == 0)
@@ -276,15 +314,19 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _training_metrics(stage: str, report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
     """Curves by epoch, and the numbers of the weights that are kept."""
-    curves: set[str] = set()
-    for entry in report["history"]:
-        for key, value in _numbers("", entry):
-            if key != "epoch":
-                curves.add(key)
-                yield f"{stage}/{key}", value, entry["epoch"]
+    yield from _curves(stage, report["history"])
+    curves = {key for entry in report["history"] for key, _ in _numbers("", entry)}
     for key, value in _numbers("", report["metrics"]):
         yield f"{stage}/{f'best_{key}' if key in curves else key}", value, report["best_epoch"]
     yield f"{stage}/best_epoch", report["best_epoch"], 0
+
+
+def _curves(stage: str, history: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:
+    """Numbers of each epoch."""
+    for entry in history:
+        for key, value in _numbers("", entry):
+            if key != "epoch":
+                yield f"{stage}/{key}", value, entry["epoch"]
 
 
 def _result_metrics(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
@@ -302,6 +344,17 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
             yield from _numbers(f"{name}.{key}" if name else str(key), part)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield name, float(value)
+
+
+def _trial_tags(state: str) -> dict[str, str]:
+    """Tags of a run inside a study: its name, the trial, how it stands."""
+    trial = running_trial()
+    if trial is None:
+        return {}
+    tags = {"study": trial.study}
+    if trial.number is not None:
+        tags |= {"trial": str(trial.number), "trial_state": state}
+    return tags
 
 
 def _in_project(uri: str | None, project: Path) -> str | None:

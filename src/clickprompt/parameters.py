@@ -503,6 +503,9 @@ class TrainingParameters(Parameters):
         2.0, ge=0, description="between checkpoints inside an epoch; each epoch end has one"
     )
     evaluation_batch_size: int = Field(1024, ge=1, description="rows per step without gradients")
+    test: bool = Field(
+        True, description="measure test too, once a stage is trained; kedro tune never does"
+    )
 
 
 class EvaluationParameters(Parameters):
@@ -512,6 +515,87 @@ class EvaluationParameters(Parameters):
         0.1, gt=0, lt=1, description="lowest share of users (items) by train rows that is the tail"
     )
     calibration_bins: int = Field(10, ge=2, le=100, description="equal-count bins of the curve")
+
+
+Choice = bool | int | float | str | None
+
+
+class DimensionParameters(Parameters):
+    """What one tuned parameter may be: a range (``low``, ``high``), or one of ``choices``."""
+
+    low: float | None = Field(None, description="smallest value, included")
+    high: float | None = Field(None, description="largest value, included")
+    log: bool = Field(False, description="draw evenly in the logarithm; without step")
+    step: float | None = Field(None, gt=0, description="between two values; null: any, or 1")
+    choices: tuple[Choice | tuple[Choice, ...], ...] | None = Field(
+        None, description="values to choose from; a list is one value"
+    )
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> Self:
+        ends = (self.low, self.high)
+        if self.choices is not None:
+            if ends != (None, None) or self.log or self.step is not None:
+                raise ValueError(
+                    "must have choices, or low and high, got both (null takes out what an "
+                    "environment below has)"
+                )
+            if len(self.choices) < 2 or _repeated(self.choices):
+                raise ValueError(
+                    f"choices must be two or more different values, got {list(self.choices)}"
+                )
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("must have low and high, or choices, got neither")
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high {self.high:g}, got {self.low:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low must be above 0 with log, got {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError(f"step must be null with log: true, got {self.step:g}")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError(
+                f"step must be at most high - low {self.high - self.low:g}, got {self.step:g}"
+            )
+        return self
+
+
+def _repeated(choices: tuple[Any, ...]) -> bool:
+    return len({(type(choice), choice) for choice in choices}) < len(choices)
+
+
+# Stages that learn clicks, hence have a valid AUC.
+Stage = Literal["backbone", "finetune_without_plm", "finetune_with_plm"]
+
+Dimensions = dict[str, DimensionParameters | None]
+
+
+class SpaceParameters(Parameters):
+    """Tuned parameters of each stage: dotted name -> dimension; null: left as conf has it."""
+
+    backbone: Dimensions = Field(default_factory=dict, description="of the CTR model alone")
+    finetune_without_plm: Dimensions = Field(
+        default_factory=dict, description="of ClickPrompt without PLM"
+    )
+    finetune_with_plm: Dimensions = Field(
+        default_factory=dict, description="of ClickPrompt with PLM"
+    )
+
+
+class TuningParameters(Parameters):
+    """The search of ``kedro tune`` (docs/user-guide.md, section 8); no stage reads it."""
+
+    trials: int = Field(30, ge=1, description="finished trials of a study, pruned ones included")
+    seed: int = Field(0, ge=0, description="of the sampler; apart from the training seed")
+    random_trials: int = Field(
+        10, ge=1, description="trials at random, before the sampler learns from those before"
+    )
+    prune: bool = Field(True, description="end a trial that is below the median after an epoch")
+    prune_from_trial: int = Field(5, ge=1, description="whole trials before any is ended")
+    prune_from_epoch: int = Field(1, ge=1, description="first epoch after which one may be ended")
+    folder: str = Field("data/07_model_output/tuning", description="one SQLite file a study")
+    report_folder: str = Field("data/08_reporting/tuning", description="one page a study")
+    space: SpaceParameters = SpaceParameters()
 
 
 class ProjectParameters(Parameters):
@@ -537,6 +621,7 @@ class ProjectParameters(Parameters):
     finetune: FinetuneParameters
     training: TrainingParameters = TrainingParameters()
     evaluation: EvaluationParameters = EvaluationParameters()
+    tuning: TuningParameters = TuningParameters()
 
     @model_validator(mode="before")
     @classmethod
@@ -607,13 +692,17 @@ def _explain(raw: Mapping[str, Any], mistake: dict[str, Any]) -> str:
 
 
 def _known_keys(path: list[str]) -> list[str]:
-    """Names of the fields of the model at ``path`` (list positions are skipped)."""
-    model: Any = ProjectParameters
+    """Names of the fields of the model at ``path`` (list positions, keys of mappings: skipped)."""
+    model: type[BaseModel] = ProjectParameters
     for part in path:
-        if part.isdigit() or part in CTR_MODELS:  # a place in a list, a key of ctr_sizes
-            continue
-        model = model.model_fields[part].annotation
-        for argument in getattr(model, "__args__", ()):
-            if isinstance(argument, type) and issubclass(argument, BaseModel):
-                model = argument
+        field = model.model_fields.get(part)
+        model = (_model_inside(field.annotation) if field else None) or model
     return list(model.model_fields)
+
+
+def _model_inside(annotation: Any) -> type[BaseModel] | None:
+    """The parameter model that an annotation is, or is a list, mapping or union of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_inside(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((model for model in found if model is not None), None)

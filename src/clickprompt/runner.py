@@ -49,11 +49,18 @@ class UpToDateRunner(SequentialRunner):
     Args:
         is_async: load and save with threads, as Kedro's runners.
         stamps: the stamps file, relative to the working folder.
+        wanted: datasets that the caller reads from the result, though they live in memory.
     """
 
-    def __init__(self, is_async: bool = False, stamps: str = "data/.stamps.json") -> None:
+    def __init__(
+        self,
+        is_async: bool = False,
+        stamps: str = "data/.stamps.json",
+        wanted: Iterable[str] = (),
+    ) -> None:
         super().__init__(is_async=is_async)
         self._stamps = Stamps(Path(stamps))
+        self._wanted = frozenset(wanted)
 
     def __str__(self) -> str:
         return "clickprompt.runner.UpToDateRunner"  # Kedro records it
@@ -111,7 +118,7 @@ class UpToDateRunner(SequentialRunner):
     ) -> list[Node]:
         """Nodes that must run, in order."""
         stale: list[Node] = []
-        wanted: set[str] = set()
+        wanted = set(self._wanted)
         for node in reversed(pipeline.nodes):
             outputs = [name for name in node.outputs if not _in_memory(catalog, name)]
             if (

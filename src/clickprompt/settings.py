@@ -1,9 +1,9 @@
 """Project settings: hooks, how configuration is merged, the catalog's class."""
 
 from clickprompt.datasets import WholeFileCatalog
-from clickprompt.hooks import ParametersHook, SparkHook, TrackingHook
+from clickprompt.hooks import ParametersHook, SparkHook, TrackingHook, TrialHook
 
-HOOKS = (ParametersHook(), SparkHook(), TrackingHook())
+HOOKS = (ParametersHook(), SparkHook(), TrialHook(), TrackingHook())
 
 # TrackingHook stands in for the plugin's own hook, which logs typed parameters as one string.
 # The name is the distribution's, with an underscore.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import chdir
@@ -21,6 +22,8 @@ from clickprompt.cli import explain
 from clickprompt.datasets import RawFilesDataset
 from clickprompt.parameters import ProjectParameters, check_parameters
 from clickprompt.readers import read_interactions
+from clickprompt.training.result import TrainedModel
+from clickprompt.tuning import TunedStudy, check_space, tune, write_environment
 from tests.docs.pages import REPOSITORY, blocks, read
 from tests.docs.test_readme import configuration
 
@@ -220,6 +223,49 @@ def ids_outside_of_their_field() -> None:
     check_ids(Input(), FeatureEmbedding(field_sizes=(611,), embedding_size=1))
 
 
+def misspelt_space() -> None:
+    space = {"backbone": {"backbone.learning_rate_crt": {"low": 1e-3, "high": 1e-2}}}
+    check_space(configuration("base", tuning={"space": space})["parameters"], "backbone")
+
+
+def search(seed: int = 0) -> TunedStudy:
+    """A search in the working folder whose training costs nothing."""
+    trained = TrainedModel(
+        stage="backbone",
+        digest="d",
+        folder="",
+        report={"history": [{"epoch": 1, "valid_auc": 0.7}], "metrics": {"valid_auc": 0.7}},
+    )
+    return tune(
+        name="base_dcnv2_backbone",
+        stage="backbone",
+        raw=configuration("base", seed=seed)["parameters"],
+        prepare=lambda: "d",
+        train=lambda values: trained,
+        trials=1,
+    )
+
+
+def another_study() -> None:
+    search()
+    search(seed=1)
+
+
+def edited_environment() -> None:
+    conf, tuned = Path("conf"), search()
+    for _ in range(2):
+        folder = write_environment(
+            tuned, conf=conf, name=tuned.name, source="local", changes={}, command="kedro tune"
+        )
+        (folder / "parameters.yml").open("a").write("seed: 3\n")
+
+
+def no_optuna() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "optuna", None)
+        search()
+
+
 ERRORS: list[Callable[[], Any]] = [
     lambda: parameters(ctr={"nam": "dnn"}, seed=-1),
     lambda: parameters(ctr={"name": "dcnv3"}),
@@ -246,6 +292,10 @@ ERRORS: list[Callable[[], Any]] = [
     diverged,
     broken_weights,
     ids_outside_of_their_field,
+    misspelt_space,
+    another_study,
+    edited_environment,
+    no_optuna,
 ]
 
 

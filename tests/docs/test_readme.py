@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,14 @@ from kedro.config import OmegaConfigLoader
 from benchmarks.__main__ import SPEED
 from benchmarks.report import PAGE as RESULTS_PAGE
 from benchmarks.results import FOLDER as BENCHMARK_RESULTS
-from clickprompt.cli import run
+from clickprompt.cli import run, tune
 from clickprompt.new_table import new_table
 from clickprompt.parameters import CTR_MODELS, ProjectParameters, check_parameters
 from clickprompt.pipeline_registry import register_pipelines
 from clickprompt.readers import READERS
 from clickprompt.settings import CONFIG_LOADER_ARGS
 from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS
+from clickprompt.tuning import check_space
 from tests.docs.pages import (
     LANGUAGES,
     PAGES,
@@ -63,6 +65,12 @@ def check_command(words: list[str]) -> None:
         )
     elif words[:2] == ["kedro", "run"]:
         check_run(words[2:])
+    elif words[:2] == ["kedro", "tune"]:
+        check_tune(words[2:])
+    elif words[:2] == ["pip", "install"]:
+        (extra,) = re.findall(r"^\.\[(\w+)\]$", words[-1])
+        assert words[2:-1] == ["-e"]
+        assert extra in tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
     elif words[:2] == ["kedro", "new-table"]:
         known = {name for option in new_table.params for name in option.opts}
         assert {word for word in words if word.startswith("--")} <= known
@@ -83,6 +91,14 @@ def check_run(options: list[str]) -> None:
     assert set(filter(None, names)) <= set(PIPELINES)
     assert given["env"] in (None, *ENVIRONMENTS)
     check_parameters(configuration(given["env"] or "base", **given["params"])["parameters"])
+
+
+def check_tune(options: list[str]) -> None:
+    """Parsed by the command itself; then the space of the stage against the parameters."""
+    given = tune.make_context("tune", list(options)).params
+    assert given["env"] in (None, *ENVIRONMENTS)
+    raw = configuration(given["env"] or "base", **given["params"])["parameters"]
+    assert check_space(raw, given["stage"])[0]
 
 
 def check_make(words: list[str]) -> None:
@@ -135,6 +151,9 @@ def test_a_wrong_command_would_be_noticed():
         "kedro run --env=movielens_2m",
         "kedro run --params=ctr.nam=dnn",
         "kedro run --param=seed=1",
+        "kedro tune --stage=pretrain",
+        "kedro tune --params=tuning.trial=3",
+        "pip install -e .[tunes]",
         "kedro new-table clicks.csv --nam mine",
         "make bake",
         "make env TORCH_WHEEL=x",
@@ -163,9 +182,16 @@ def test_yaml_block_is_a_valid_parameters_file(block):
     loaded = check_parameters(configuration("base", **changes)["parameters"]).model_dump(
         mode="json"
     )
-    for group, values in changes.items():
-        for name, value in values.items():
-            assert loaded[group][name] == value
+    assert holds(loaded, changes)
+    for stage in changes.get("tuning", {}).get("space", {}):
+        check_space(configuration("base", **changes)["parameters"], stage)
+
+
+def holds(loaded: object, written: object) -> bool:
+    """Whether all that is written was loaded; a mapping may hold more."""
+    if isinstance(written, dict) and isinstance(loaded, dict):
+        return all(key in loaded and holds(loaded[key], part) for key, part in written.items())
+    return loaded == written
 
 
 # --- names inside the text ------------------------------------------------------------------
@@ -235,6 +261,8 @@ def products() -> set[str]:
     found.add(logging["handlers"]["info_file"]["filename"])
     found |= {str(path.relative_to(REPOSITORY)) for path in (BENCHMARK_RESULTS, RESULTS_PAGE)}
     found |= {"data/.stamps.json", "conf/local/parameters.yml"}
+    tuning = configuration("base")["parameters"]["tuning"]
+    found |= {f"{tuning['folder']}/<study>.db", f"{tuning['report_folder']}/<study>.html"}
     return found - {""}
 
 

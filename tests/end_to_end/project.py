@@ -14,13 +14,18 @@ from clickprompt.synthetic import ADJECTIVES, GENRES, WORDS, write_synthetic_rat
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Environments of this repository; those that a user made by `kedro new-table` are not its business.
+# Environments of this repository; those that a user made (`kedro new-table`, `kedro tune`) are not
+# its business.
 ENVIRONMENTS = sorted(
     folder.name
     for folder in (REPOSITORY / "conf").iterdir()
     if folder.is_dir()
     and folder.name != "local"
-    and not any("reader: table" in path.read_text() for path in folder.glob("parameters.yml"))
+    and not any(
+        mark in path.read_text()
+        for path in folder.glob("parameters.yml")
+        for mark in ("reader: table", "# kedro tune, study ")
+    )
 )
 
 QUICK = {

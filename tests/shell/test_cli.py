@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+from contextlib import chdir
 
 import click
 import pytest
+from click.testing import CliRunner
 from kedro.framework.cli.project import run as stock_run
 from kedro.io import DatasetError
 
-from clickprompt.cli import RUNNER, explain, is_user_error, run
+from clickprompt.cli import (
+    RUNNER,
+    RunCommand,
+    TuneCommand,
+    explain,
+    is_user_error,
+    run,
+    tune,
+)
 from clickprompt.evaluation.metrics import log_loss
 from clickprompt.parameters import ParameterError
+from clickprompt.runner import RunInterruptedError
+from clickprompt.tuning import TUNED_STAGES
+from clickprompt.tuning.runner import MADE_BY
 
 
 def options(command):
@@ -26,6 +39,30 @@ def test_every_option_of_kedro_is_kept():
         assert name == "runner" or ours[name].default == option.default
     assert ours["runner"].default == RUNNER
     assert stock["runner"].default != RUNNER  # Kedro's own command is left as it was
+
+
+def test_tune_takes_the_environment_and_parameters_as_run_does():
+    ours, stock = options(tune), options(stock_run)
+    assert set(ours) == {
+        "env", "params", "stage", "trials", "study", "write", "force", "verbose",
+    }  # fmt: skip
+    for name in ("env", "params"):
+        assert (ours[name].opts, ours[name].default) == (stock[name].opts, stock[name].default)
+        assert ours[name].callback is stock[name].callback
+    assert list(ours["stage"].type.choices) == list(TUNED_STAGES) == list(MADE_BY)
+
+
+@pytest.mark.parametrize("kind", [RunCommand, TuneCommand])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RunInterruptedError("interrupted in x")])
+def test_an_interruption_ends_in_one_line(kind, error, tmp_path):
+    def interrupt():
+        raise error
+
+    with chdir(tmp_path):
+        result = CliRunner().invoke(kind(name="command", callback=interrupt))
+    assert result.exit_code == 130
+    assert result.output.startswith("interrupted")
+    assert result.output.endswith("; the same command goes on from here\n")
 
 
 def raised(function, *arguments):

@@ -107,7 +107,7 @@ def test_runtime_mistakes_are_reported_together():
 def test_base_writes_every_parameter_of_the_method():
     """Newcomers read conf: what is left to a default there must be optimisation detail."""
     raw = loader("base")["parameters"]
-    for group in ("plm", "prompts", "training", "evaluation"):
+    for group in ("plm", "prompts", "training", "evaluation", "tuning"):
         model = type(getattr(check_parameters(raw), group))
         assert set(raw[group]) == set(model.model_fields), group
     assert tuple(raw["ctr"]) == ("name", *CTR_INITIALISATION)
@@ -298,7 +298,7 @@ def test_kedro_itself_builds_the_models():
 
     raw = check_parameters(loader("base")["parameters"]).model_dump()
     typed = ParameterValidator(PIPELINES).validate_raw_params(raw)
-    models = set(typed) - {"seed", "finetune"}
+    models = set(typed) - {"seed", "finetune", "tuning"}  # tuning is read by no node
     assert all(isinstance(typed[name], BaseModel) for name in models)
     assert all(isinstance(part, BaseModel) for part in typed["finetune"].values())
 
@@ -325,8 +325,8 @@ def test_every_pipeline_contains_what_it_needs():
 def test_listing_imports_neither_torch_nor_transformers_nor_mlflow():
     code = (
         "import sys, clickprompt.cli, clickprompt.pipeline_registry as r; r.register_pipelines();"
-        "print([m for m in ('torch', 'transformers', 'mlflow', 'sklearn', 'scipy', 'plotly')"
-        " if m in sys.modules])"
+        "heavy = ('torch', 'transformers', 'mlflow', 'sklearn', 'scipy', 'plotly', 'optuna');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -340,6 +340,7 @@ def test_project_settings_are_accepted_by_kedro():
     assert [type(hook).__name__ for hook in settings.HOOKS] == [
         "ParametersHook",
         "SparkHook",
+        "TrialHook",
         "TrackingHook",
     ]
     assert list(settings.DISABLE_HOOKS_FOR_PLUGINS) == ["kedro_mlflow"]

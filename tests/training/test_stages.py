@@ -21,9 +21,10 @@ from clickprompt.parameters import (
     FinetuneWithPLMParameters,
     PretrainParameters,
 )
-from clickprompt.training import stages
+from clickprompt.training import loop, stages
 from clickprompt.training.divergence import DivergedError
 from clickprompt.training.files import DamagedFolderError
+from clickprompt.training.listener import StageStoppedError, listening
 from tests.training.tiny_run import CTR, PROMPTS, run_stages, training
 
 QUICK = {"epochs": 2, "batch_size": 32}
@@ -261,3 +262,106 @@ def test_weights_of_another_size_are_an_error(model_input, uninterrupted, tmp_pa
             training=training(tmp_path),
             seed=0,
         )
+
+
+@pytest.fixture
+def train(model_input, plm, uninterrupted, tmp_path):
+    """One of the click stages, by name; keyword arguments are training parameters."""
+    pretrained = stages.TrainedModel(
+        stage="pretrain", digest="d", folder=str(uninterrupted[1]), report={}
+    )
+
+    def run(name, folder=tmp_path, **changes):
+        shared = {
+            "model_input": model_input,
+            "ctr": CTR,
+            "training": training(folder, **changes),
+            "seed": 5,
+        }
+        if name == "backbone":
+            return stages.train_backbone(**shared, stage=ClickStageParameters(**QUICK))
+        shared["pretrained"] = pretrained
+        if name == "finetune_without_plm":
+            return stages.finetune_without_plm(**shared, stage=ClickStageParameters(**QUICK))
+        stage = FinetuneWithPLMParameters(**QUICK, learning_rate_plm=0.0)
+        return stages.finetune_with_plm(**shared, plm=plm, prompts=PROMPTS, stage=stage)
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["backbone", "finetune_without_plm", "finetune_with_plm"])
+def test_test_is_predicted_later_as_if_it_had_been_at_once(train, tmp_path, monkeypatch, name):
+    straight = train(name, tmp_path / "straight")
+    without = train(name, test=False)
+    assert set(pd.read_parquet(without.predictions_path)["split"]) == {"valid"}
+    assert without.report["metrics"].keys() == {"valid_auc", "valid_log_loss"}
+    assert without.digest == straight.digest
+    before = without.weights_path.read_bytes()
+
+    monkeypatch.setattr(stages, "fit", lambda **_: pytest.fail("trained again"))
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_predictions", lambda *_: pytest.fail("predicted"))
+        assert train(name, test=False) == without
+    later = train(name)
+    assert later.weights_path.read_bytes() == before
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(later.predictions_path),
+        pd.read_parquet(straight.predictions_path),
+        check_exact=True,
+    )
+    assert later.report["metrics"] == straight.report["metrics"]
+    assert json.loads((Path(later.folder) / "report.json").read_text()) == later.report
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_predictions", lambda *_: pytest.fail("predicted again"))
+        assert train(name) == later
+
+
+def test_a_stage_that_has_test_says_nothing_of_it_where_it_is_not_asked_for(train):
+    straight = train("backbone")
+    silent = train("backbone", test=False)
+    assert "test" not in json.dumps(silent.report["metrics"])
+    assert silent.report["history"] == straight.report["history"]
+    assert train("backbone") == straight
+
+
+def test_pretraining_has_no_test_to_predict(model_input, plm, tmp_path):
+    arguments = {"model_input": model_input, "ctr": CTR, "plm": plm, "prompts": PROMPTS, "seed": 0}
+    stage = PretrainParameters(epochs=1, batch_size=64)
+    trained = stages.pretrain(**arguments, stage=stage, training=training(tmp_path, test=False))
+    assert stages.pretrain(**arguments, stage=stage, training=training(tmp_path)) == trained
+
+
+def test_the_listener_hears_of_each_epoch_that_is_followed_by_another(train):
+    heard = []
+    with listening(lambda stage, history: heard.append((stage, [e["epoch"] for e in history]))):
+        trained = train("backbone")
+    assert heard == [("backbone", [1])]
+    assert len(trained.report["history"]) == 2
+    assert train("backbone") == trained
+
+
+def test_a_stage_that_the_listener_ends_leaves_nothing(train, tmp_path):
+    def stop(stage, history):
+        raise StageStoppedError(stage, history)
+
+    with (
+        listening(stop),
+        pytest.raises(StageStoppedError, match=r"backbone was stopped after epoch 1"),
+    ):
+        train("backbone")
+    assert not list(tmp_path.glob("backbone/*"))
+
+
+def test_a_stage_that_goes_on_is_told_before_its_next_step(train, tmp_path, monkeypatch):
+    def interrupt(stage, history):
+        raise KeyboardInterrupt
+
+    with listening(interrupt), pytest.raises(KeyboardInterrupt):
+        train("backbone")
+    assert list(tmp_path.glob("backbone/*/checkpoint"))
+    heard = []
+    monkeypatch.setattr(loop, "_step", lambda *_, **__: pytest.fail("a step was done"))
+    told = listening(lambda _, history: heard.append(len(history)))
+    with told, pytest.raises(pytest.fail.Exception):
+        train("backbone")
+    assert heard == [1]

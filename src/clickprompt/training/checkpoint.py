@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,8 @@ class Checkpoints:
         model.load_state_dict(load_tensors(self._best / "model.safetensors"))
 
     def remove(self) -> None:
-        """Delete both, after the stage's result was saved."""
+        """Delete both, when nobody goes on from them, and the stage's folder if it is empty."""
         for folder in (self._last, self._best):
             shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            self._last.parent.rmdir()

@@ -26,6 +26,7 @@ from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
 from clickprompt.training.distribution import exchange_sparse_gradients, prepare_for_processes
 from clickprompt.training.divergence import DivergenceWatch
+from clickprompt.training.listener import StageStoppedError, tell_epochs
 from clickprompt.training.machine import Machine, release_freed_memory, seed_device
 from clickprompt.training.objectives import Objective
 from clickprompt.training.optimizer import (
@@ -79,6 +80,7 @@ def fit(
         DivergedError: the loss, or a weight, became infinite or not a number. No checkpoint is
             written with such weights.
         OSError: a checkpoint could not be written; the last one is unchanged.
+        StageStoppedError: the listener ended the stage.
     """
     accelerator = Accelerator(cpu=machine.device.type == "cpu")
     optimizer = build_optimizer(model.to(machine.device), stage)
@@ -89,6 +91,7 @@ def fit(
         logger.info(
             "%s continues at epoch %d, step %d", name, progress.epoch + 1, progress.step + 1
         )
+    _tell(name, progress, checkpoints)
     parallel = prepare_for_processes(model, accelerator)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -148,6 +151,7 @@ def fit(
             logger.info("%s", _epoch_line(name, progress, stage))
             _save(accelerator, checkpoints, model, optimizer, progress)
             last_save = time.monotonic()
+            _tell(name, progress, checkpoints)
     if objective.criterion and progress.best_epoch is not None:
         checkpoints.load_best(model)
     if accelerator.num_processes > 1:
@@ -235,6 +239,17 @@ def _save(
     if accelerator.is_main_process:
         checkpoints.save(model, optimizer, progress)
     accelerator.wait_for_everyone()
+
+
+def _tell(name: str, progress: Progress, checkpoints: Checkpoints) -> None:
+    """Before each epoch but the first; a stage that is ended leaves no checkpoint behind."""
+    if progress.finished:
+        return
+    try:
+        tell_epochs(name, progress.history)
+    except StageStoppedError:
+        checkpoints.remove()
+        raise
 
 
 def _count_seconds(progress: Progress, since: float) -> float:

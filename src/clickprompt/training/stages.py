@@ -47,7 +47,12 @@ from clickprompt.training.files import (
 from clickprompt.training.inputs import check_ids
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
-from clickprompt.training.objectives import ClickObjective, MaskedTokenObjective, Objective
+from clickprompt.training.objectives import (
+    ClickObjective,
+    MaskedTokenObjective,
+    Objective,
+    Split,
+)
 from clickprompt.training.optimizer import PARTS
 from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS, TrainedModel
 
@@ -55,6 +60,9 @@ logger = logging.getLogger(__name__)
 
 # Raised when the same parameters give other weights than before.
 METHOD_VERSION = 1
+
+# What a finished stage predicts; test only where it is asked for (`training.test`).
+SPLITS: tuple[Split, Split] = ("valid", "test")
 
 
 def train_backbone(
@@ -207,7 +215,7 @@ def _run(
     finished = _finished(name, digest, folder)
     if finished is not None:
         logger.info("%s is up to date: %s", name, folder)
-        return finished
+        return _with_splits(finished, build, machine, model_input, training)
 
     model, objective = build(machine)
     ctr_model = model.get_submodule("ctr")
@@ -235,7 +243,8 @@ def _run(
     )
     predictions = metrics = None
     if isinstance(objective, ClickObjective):
-        predictions = _predictions(model_input, objective, model)
+        splits = SPLITS if training.test else SPLITS[:1]
+        predictions = _predictions(model_input, objective, model, splits)
         metrics = _metrics(predictions)
     assert progress.best_epoch is not None
     report = decides | {
@@ -250,14 +259,7 @@ def _run(
         "metrics": metrics or _at_epoch(progress.history, progress.best_epoch),
         "seconds": round(progress.seconds, 3),
     }
-
-    def write(aside: Path) -> None:
-        save_tensors(aside / WEIGHTS, model.state_dict())
-        if predictions is not None:
-            predictions.to_parquet(aside / PREDICTIONS, index=False)
-        (aside / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
-
-    write_folder(folder / "result", write)
+    _save_result(folder / "result", model, predictions, report)
     for left in ("checkpoint", "best"):
         shutil.rmtree(folder / left, ignore_errors=True)
     logger.info("%s took %s: %s", name, clock(progress.seconds), folder)
@@ -271,6 +273,47 @@ def _finished(name: str, digest: str, folder: Path) -> TrainedModel | None:
     check_folder(result)
     report = json.loads((result / REPORT).read_text(encoding="utf-8"))
     return TrainedModel(stage=name, digest=digest, folder=str(result), report=report)
+
+
+def _save_result(
+    folder: Path, model: nn.Module, predictions: pd.DataFrame | None, report: dict[str, Any]
+) -> None:
+    def write(aside: Path) -> None:
+        save_tensors(aside / WEIGHTS, model.state_dict())
+        if predictions is not None:
+            predictions.to_parquet(aside / PREDICTIONS, index=False)
+        (aside / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+    write_folder(folder, write)
+
+
+def _with_splits(
+    trained: TrainedModel,
+    build: Callable[[Machine], tuple[nn.Module, Objective]],
+    machine: Machine,
+    model_input: ModelInput,
+    training: TrainingParameters,
+) -> TrainedModel:
+    """A finished stage with test if it is asked for, and without a word of test if it is not.
+
+    Test is predicted from the stored weights where the stage was finished without it: the
+    predictions are those that training would have made.
+    """
+    report, folder = trained.report, Path(trained.folder)
+    if "valid_auc" not in report["metrics"]:  # pretraining
+        return trained
+    if training.test and "test_auc" not in report["metrics"]:
+        model, objective = build(machine)
+        assert isinstance(objective, ClickObjective)
+        model.to(machine.device).load_state_dict(load_tensors(trained.weights_path))
+        test = _predictions(model_input, objective, model, SPLITS[1:])
+        valid = pd.read_parquet(trained.predictions_path)
+        report = report | {"metrics": report["metrics"] | _metrics(test)}
+        _save_result(folder, model, pd.concat([valid, test], ignore_index=True), report)
+    elif not training.test:
+        metrics = {k: v for k, v in report["metrics"].items() if not k.startswith("test_")}
+        report = report | {"metrics": metrics}
+    return trained.model_copy(update={"report": report})
 
 
 def _click_objective(
@@ -343,11 +386,14 @@ def _load_parts(model: nn.Module, trained: TrainedModel, parts: tuple[str, ...])
 
 
 def _predictions(
-    model_input: ModelInput, objective: ClickObjective, model: nn.Module
+    model_input: ModelInput,
+    objective: ClickObjective,
+    model: nn.Module,
+    splits: tuple[Split, ...],
 ) -> pd.DataFrame:
-    """Probabilities of valid and test with what later metrics need."""
+    """Probabilities of these splits with what later metrics need."""
     frames = []
-    for split in ("valid", "test"):
+    for split in splits:
         rows = model_input.rows(split)
         frames.append(
             pd.DataFrame(
