@@ -1,8 +1,10 @@
 """Run the speed benchmarks one after the other: ``python -m benchmarks [name ...]``.
 
-Each prints its result and writes it to ``benchmarks/results/<name>.json``. Others take
-long or install other libraries, and are started by themselves: ``python -m benchmarks.accuracy``,
-``python -m benchmarks.scale`` and ``python -m benchmarks.peers``.
+Each prints its result and writes it to ``benchmarks/results/<name>.json``. ``ctr_speed`` and
+``ctr_raw`` install FuxiCTR, RecBole and DeepCTR-Torch into environments of their own where these
+are missing; ``ctr_speed`` and ``ctr_cost`` keep what was measured on this machine before, their own
+commands have ``--again``. Others take long and are started by themselves:
+``python -m benchmarks.accuracy``, ``python -m benchmarks.scale``, ``python -m benchmarks.peers``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ import sys
 
 from benchmarks.results import machine_line, write_result
 
-SPEED = ("conversion", "pretraining_step", "startup")
+SPEED = (
+    "conversion",
+    "pretraining_step",
+    "startup",
+    "ctr_speed",
+    "ctr_raw",
+    "ctr_cost",
+    "precision",
+)
 
 
 def main() -> None:

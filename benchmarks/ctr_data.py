@@ -1,8 +1,9 @@
 """A click table of MovieLens-1M's size: 8 fields, long tails, a planted signal, split 8:1:1.
 
 Users and movies have MovieLens-1M's numbers, ages, occupations and genres; activity and popularity
-are gamma distributed, which gives its medians and maxima. The logit of a click is a sum of effects of user, movie, genre and age group, and of
-an inner product of hidden user and movie vectors, which a CTR model can learn from the ids:
+are gamma distributed, which gives its medians and maxima. The logit of a click is a sum of effects
+of user, movie, genre and age group, and of an inner product of hidden user and movie vectors,
+which a CTR model can learn from the ids:
 
     logit = b + u_user + m_movie + g_genre,age + <p_user, q_movie>
 
@@ -150,9 +151,8 @@ def _texts(values: np.ndarray, chosen: np.ndarray) -> pa.Array:
 
 
 def _write_atomic(part: pa.Table, path: Path) -> None:
-    header = "\t".join(
-        f"{name}:{'token' if name in FIELDS else 'float'}" for name in part.schema.names
-    )
+    kinds = {name: "token" if name in FIELDS else "float" for name in part.schema.names}
+    header = "\t".join(f"{name}:{kind}" for name, kind in kinds.items())
     options = pa_csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with path.open("wb") as file:
         file.write(f"{header}\n".encode())

@@ -2,10 +2,11 @@
 
     python -m benchmarks.ctr_ours FOLDER [RAW_MODEL RAW_PRECISION]
 
-FOLDER holds ``clicks.csv``. Without RAW_MODEL it answers the requests of ``peers/turns.py``: training
-is ``clickprompt.training.loop.fit`` with everything in it (batch order, steps, schedule, checkpoint)
-but the validation, inference is ``ClickObjective.predict``. With it, one run from the raw file to the
-trained model is timed: the reader ``table``, the conversion into both views, ``fit`` for an epoch.
+FOLDER holds ``clicks.csv``. Without RAW_MODEL it answers the requests of ``peers/turns.py``:
+training is ``clickprompt.training.loop.fit`` with everything in it (batch order, steps, schedule,
+checkpoint) but the validation, inference is ``ClickObjective.predict``. With it, one run from the
+raw file to the trained model is timed: the reader ``table``, the conversion into both views, and
+``fit`` for an epoch with the validation after it.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ class Ours:
     """
 
     def __init__(self, folder: Path) -> None:
-        target = folder / "model_input"
-        self._input = (
-            ModelInput.open(target)
-            if (target / "metadata.json").exists()
-            else convert(folder, target)
-        )
+        self._input = model_input_of(folder)
         self._models: dict[tuple[str, str], nn.Module] = {}
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of the train split."""
+        return self._input.rows("train").stop
 
     def model(self, name: str, precision: str) -> nn.Module:
         """The model of this name; the precision is that of its matrix products."""
@@ -178,6 +179,13 @@ def timed_fit(model: nn.Module, objective: ClickObjective, machine: Machine) -> 
     seconds = time.perf_counter() - started
     shutil.rmtree(folder)
     return seconds
+
+
+def model_input_of(folder: Path) -> ModelInput:
+    """The model input in the folder of ``clicks.csv``, made where it is missing."""
+    target = folder / "model_input"
+    made = (target / "metadata.json").exists()
+    return ModelInput.open(target) if made else convert(folder, target)
 
 
 def convert(folder: Path, target: Path) -> ModelInput:

@@ -1,10 +1,10 @@
 """Our CTR models against FuxiCTR, RecBole and DeepCTR-Torch: training and inference, rows a second.
 
 All train the same generated rows (``benchmarks.ctr_data``: MovieLens-1M's size, 8 fields) with the
-same sizes (``peers/ctr_sizes.py``) in batches of 1024: each library in its own environment and process
-with its own loader and loop, ours by the training loop of the stages. They take turns of some
-seconds on one machine, and the quickest turn counts, since the others measure what else the machine
-did. Training is timed without validation, after a warm-up; inference is valid and test.
+same sizes (``peers/ctr_sizes.py``) in batches of 1024: each library in its own environment and
+process with its own loader and loop, ours by the training loop of the stages. They take turns of
+some seconds on one machine, and the quickest turn counts, since the others measure what else the
+machine did. Training is timed without validation, after a warm-up; inference is valid and test.
 
     python -m benchmarks.ctr_speed [--models deepfm ...] [--repeats 5] [--again]
 
@@ -67,8 +67,9 @@ def run(
         options: of ``pip install`` for them; None: see :func:`pip_options`.
 
     Returns:
-        ``rows``, ``split_rows``, ``batch``, ``versions`` by side, ``cells`` (model and side:
-        parameters, rows per second of training and inference, all turns) and ``ratios``.
+        ``rows``, ``split_rows``, ``batch``, ``versions`` by side, ``matmul_gflops`` by precision,
+        ``cells`` (model and side: parameters, rows per second of training and inference, all turns)
+        and ``ratios``.
 
     Raises:
         ValueError: a model is unknown.
@@ -77,7 +78,7 @@ def run(
     unknown = sorted(set(models) - set(sizes.MODELS))
     if unknown:
         raise ValueError(f"model must be one of {', '.join(sizes.MODELS)}, got {unknown[0]!r}")
-    known = {} if again else _measured(rows)
+    known = {} if again else measured_before("ctr_speed", rows)
     wanted = [model for model in models if model not in known.get("models", ())]
     for model in set(models) - set(wanted):
         print(f"{model}: measured before on this machine; --again repeats it", file=sys.stderr)
@@ -89,6 +90,7 @@ def run(
     result: dict[str, Any] = known
     with workers(folder, environments or work / "environments", options) as sides:
         versions = {name: worker.ask("versions") for name, worker in sides.items()}
+        rates = matmul_gflops()
         for model in wanted:
             for cell in take_turns(sides, model, repeats, written):
                 cells[model, cell["side"]] = cell
@@ -97,9 +99,20 @@ def run(
                 "batch": sizes.BATCH_SIZE,
                 "repeats": repeats,
                 "versions": versions,
+                "matmul_gflops": rates,
             }
             write_result("ctr_speed", result)
     return result
+
+
+def matmul_gflops() -> dict[str, float]:
+    """Best rate of a square matrix product here by precision: the limit of all sides."""
+    import torch
+
+    from benchmarks.pretraining_step import _matmul_rate
+
+    kinds = {"float32": torch.float32, "bf16": torch.bfloat16}
+    return {name: round(_matmul_rate(kind) / 1e9, 1) for name, kind in kinds.items()}
 
 
 @contextmanager
@@ -156,7 +169,7 @@ def take_turns(
         for _ in range(2):  # the first has the kernels planned, the second tells the rate
             turn = sides[name].ask("train", rows=warm_up, **ask)
         sides[name].ask("predict", **ask)
-        rows[name, precision] = _rows_of_turn(turn, train_rows)
+        rows[name, precision] = rows_of_turn(warm_up, turn["seconds"], train_rows)
         cells[name, precision] = {
             "model": model,
             "side": f"{name} {precision}",
@@ -183,9 +196,9 @@ def take_turns(
     return list(cells.values())
 
 
-def _rows_of_turn(warm_up: Mapping[str, Any], train_rows: int) -> int:
-    """Whole batches that a turn should take; an epoch at most."""
-    steps = round(TURN_SECONDS * warm_up["rows"] / warm_up["seconds"] / sizes.BATCH_SIZE)
+def rows_of_turn(warm_up_rows: int, seconds: float, train_rows: int) -> int:
+    """Rows of whole batches for ``TURN_SECONDS`` at the rate of the warm-up; an epoch at most."""
+    steps = round(TURN_SECONDS * warm_up_rows / seconds / sizes.BATCH_SIZE)
     return min(max(steps, WARM_UP_STEPS) * sizes.BATCH_SIZE, train_rows)
 
 
@@ -225,9 +238,9 @@ def summary(cells: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _measured(rows: int) -> dict[str, Any]:
-    """The result file, if it is of this machine and this number of rows; else nothing."""
-    path = FOLDER / "ctr_speed.json"
+def measured_before(name: str, rows: int) -> dict[str, Any]:
+    """A result file, if it is of this machine and this number of rows; else nothing."""
+    path = FOLDER / f"{name}.json"
     if not path.exists():
         return {}
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,12 @@ from typing import Any
 from benchmarks.markdown import grid as _grid
 from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
+from benchmarks.report_ctr_speed import (
+    cost_section,
+    precision_section,
+    raw_section,
+    speed_section,
+)
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.results import FOLDER
 from clickprompt.evaluation.significance import holm
@@ -42,6 +48,10 @@ def page() -> str:
         ("conversion", _conversion),
         ("scale", scale_section),
         ("peers", peers_section),
+        ("ctr_speed", speed_section),
+        ("ctr_raw", raw_section),
+        ("ctr_cost", cost_section),
+        ("precision", precision_section),
         ("startup", _startup),
     ):
         if (FOLDER / f"{name}.json").exists():

@@ -2,9 +2,10 @@
 
     python -m benchmarks.peers.train_fuxictr FOLDER [RAW_MODEL]
 
-FOLDER holds ``train.csv``, ``valid.csv`` and ``test.csv``. Without RAW_MODEL it answers the requests
-of ``turns.py``: training is ``BaseModel.train_epoch`` and inference ``BaseModel.predict`` over an
-``NpzDataLoader``. With it, one run from the raw files to the trained model is timed.
+FOLDER holds ``train.csv``, ``valid.csv`` and ``test.csv``. Without RAW_MODEL it answers the
+requests of ``turns.py``: training is ``BaseModel.train_epoch`` and inference
+``BaseModel.predict`` over an ``NpzDataLoader``. With it, one run from the raw files to the trained
+model is timed.
 
 Settings, with their source in FuxiCTR 2.3.10:
 - the package has layers, loops and loaders, but its model zoo only for long sequences, so the

@@ -186,9 +186,6 @@ def raw_to_trained(folder: Path, model: str) -> dict[str, Any]:
 if __name__ == "__main__":
     arguments, sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config reads the command line
     if arguments[1:]:
-        import recbole.quick_start  # noqa: F401 - imports are not timed
-        import recbole.trainer  # noqa: F401
-
         print("\n" + json.dumps(raw_to_trained(Path(arguments[0]), arguments[1])))
     else:
         serve(lambda: RecBole(Path(arguments[0])))
