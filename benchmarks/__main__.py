@@ -1,8 +1,11 @@
 """Run the speed benchmarks one after the other: ``python -m benchmarks [name ...]``.
 
-Each prints its result and writes it to ``benchmarks/results/<name>.json``. Others take
-long or install other libraries, and are started by themselves: ``python -m benchmarks.accuracy``,
-``benchmarks.backbones``, ``benchmarks.anchors``, ``benchmarks.scale`` and ``benchmarks.peers``.
+Each prints its result and writes it to ``benchmarks/results/<name>.json``. ``ctr_speed`` and
+``ctr_raw`` install FuxiCTR, RecBole and DeepCTR-Torch into environments of their own where these
+are missing; ``ctr_speed`` and ``ctr_cost`` keep what was measured on this machine before, their own
+commands have ``--again``. Others take long and are started by themselves:
+``python -m benchmarks.accuracy``, ``benchmarks.backbones``, ``benchmarks.anchors``,
+``benchmarks.scale`` and ``benchmarks.peers``.
 """
 
 from __future__ import annotations
@@ -13,7 +16,16 @@ import sys
 
 from benchmarks.results import machine_line, write_result
 
-SPEED = ("conversion", "pretraining_step", "large_vocabulary", "startup")
+SPEED = (
+    "conversion",
+    "pretraining_step",
+    "startup",
+    "large_vocabulary",
+    "ctr_speed",
+    "ctr_raw",
+    "ctr_cost",
+    "precision",
+)
 
 
 def main() -> None:

@@ -17,6 +17,12 @@ from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
 from benchmarks.report_backbones import anchors_section, backbones_section, outside_the_band
 from benchmarks.report_ctr import large_vocabulary_section
+from benchmarks.report_ctr_speed import (
+    cost_section,
+    precision_section,
+    raw_section,
+    speed_section,
+)
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.results import FOLDER
 from clickprompt.evaluation.significance import holm
@@ -50,6 +56,10 @@ def page() -> str:
         ("conversion", _conversion),
         ("scale", scale_section),
         ("peers", peers_section),
+        ("ctr_speed", speed_section),
+        ("ctr_raw", raw_section),
+        ("ctr_cost", cost_section),
+        ("precision", precision_section),
         ("startup", _startup),
     ):
         if (FOLDER / f"{name}.json").exists():

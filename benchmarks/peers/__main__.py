@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import scale
 from benchmarks.measured import run_measured
 from benchmarks.peers import check, inputs
-from benchmarks.peers.environments import python_of
+from benchmarks.peers.environments import pip_options, python_of
 from benchmarks.results import write_result
 
 HERE = Path(__file__).parent
@@ -47,7 +47,7 @@ def run(
     repeats: int = 3,
     work: Path = scale.WORK,
     environments: Path | None = None,
-    pip_options: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure all in turns.
 
@@ -63,7 +63,7 @@ def run(
         scale.require_engine(engine)
     environments = environments or work / "environments"
     pythons = {
-        library: python_of(library, environments, pip_options)
+        library: python_of(library, environments, options)
         for library in dict.fromkeys(PEERS[peer] for peer in peers)
     }
     path = scale.interactions_file(rows, work)
@@ -140,10 +140,6 @@ def main() -> None:
         help="folder of wheels or index page with a CPU build of torch; else pip decides",
     )
     arguments = parser.parse_args()
-    options: list[str] = []
-    if arguments.torch_wheels:
-        local = Path(arguments.torch_wheels).is_dir()
-        options = ["--find-links" if local else "--extra-index-url", arguments.torch_wheels]
     result = run(
         arguments.rows,
         arguments.engines,
@@ -151,7 +147,7 @@ def main() -> None:
         repeats=arguments.repeats,
         work=arguments.work,
         environments=arguments.environments,
-        pip_options=options,
+        options=pip_options(arguments.torch_wheels),
     )
     print(json.dumps(result, indent=1))
     print(f"written: {write_result('peers', result)}", file=sys.stderr)

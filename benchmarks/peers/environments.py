@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,19 @@ def python_of(library: str, folder: Path, pip_options: Sequence[str] = ()) -> Pa
     _run([str(python), "-m", "pip", "install", "--quiet", *pip_options, "-r", str(wanted)])
     shutil.copyfile(wanted, done)  # last, so that an interrupted installation is made again
     return python
+
+
+def pip_options(torch_wheels: str | None = None) -> list[str]:
+    """Options of ``pip install`` for a CPU build of torch.
+
+    Args:
+        torch_wheels: folder of wheels or index page; None: ``TORCH_WHEELS`` of the environment, as
+            ``make bench TORCH_WHEELS=...`` sets it, or else pip decides.
+    """
+    wheels = torch_wheels or os.environ.get("TORCH_WHEELS")
+    if not wheels:
+        return []
+    return ["--find-links" if Path(wheels).is_dir() else "--extra-index-url", wheels]
 
 
 def _run(command: Sequence[str]) -> None:

@@ -202,7 +202,9 @@ def test_a_failed_installation_is_not_taken_for_an_environment(tmp_path, monkeyp
 
 
 def test_an_unknown_library_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="library must be one of fuxictr, recbole, got 'torchrec'"):
+    with pytest.raises(
+        ValueError, match="library must be one of deepctr, fuxictr, recbole, got 'torchrec'"
+    ):
         environments.python_of("torchrec", tmp_path)
 
 

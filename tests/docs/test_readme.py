@@ -159,7 +159,7 @@ def test_a_wrong_command_would_be_noticed():
         "make env TORCH_WHEEL=x",
         "make run ARGS=--params=seed=-1",
         "source venv/bin/activate",
-        "python -m benchmarks.precision",
+        "python -m benchmarks.speed",
         "python -m benchmarks speed",
         "python -m benchmarks.accuracy --seed-list=1",
         "pip install clickprompt",

@@ -208,7 +208,7 @@ class _Search:
         from optuna.trial import TrialState
         from torch import OutOfMemoryError
 
-        from clickprompt.training.loop import DivergedError
+        from clickprompt.training.divergence import DivergedError
 
         reporter = _Reporter(trial, self._tuned.stage, prune=self._tuning.prune)
         try:
