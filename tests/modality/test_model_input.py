@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from clickprompt.modality import ModelInput
+from clickprompt.modality.arrays import ArrayFile
 
 
 @pytest.fixture
@@ -158,6 +159,37 @@ def test_a_first_write_that_fails_leaves_nothing(convert, tmp_path, monkeypatch)
     with pytest.raises(OSError, match="could not save"):
         convert(tmp_path / "model_input")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pieces", "item_train_rows", "sync"])
+def test_an_error_in_a_thread_leaves_the_old_folder(convert, folder, monkeypatch, name):
+    before = contents(folder)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    write = ArrayFile.write
+    paths: dict[int, str] = {}
+    opened = ArrayFile.__init__
+
+    def open_file(self, path, *arguments):
+        opened(self, path, *arguments)
+        paths[id(self)] = path.stem
+
+    def failing(self, start, rows):
+        if paths[id(self)] == name:
+            raise full
+        write(self, start, rows)
+
+    def no_sync(path):
+        raise full
+
+    monkeypatch.setattr(ArrayFile, "__init__", open_file)
+    monkeypatch.setattr(ArrayFile, "write", failing)
+    if name == "sync":
+        monkeypatch.setattr("clickprompt.modality.model_input.sync", no_sync)
+    with pytest.raises(OSError, match="could not save") as caught:
+        convert(folder, max_tokens=30)
+    assert caught.value.errno == errno.ENOSPC
+    assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_new_write_replaces_the_old_and_its_leftovers(convert, folder):
