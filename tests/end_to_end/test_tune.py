@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -247,7 +248,8 @@ def test_a_search_goes_on_after_ctrl_c_and_after_a_kill(project, tmp_path):
     with log.open("w") as file:
         process = start(project, file)
     assert process.wait(120) == 0, log.read_text()
-    assert "backbone continues at epoch 4" in log.read_text()
+    # killed after the line of epoch 3, which comes before its checkpoint
+    assert re.search(r"backbone continues at epoch [34],", log.read_text()), log.read_text()
     found = trials(project, "long")
     assert [trial.state.name for trial in found][:2] == ["FAIL", "FAIL"]
     assert found[0].params == found[1].params == found[2].params
