@@ -104,6 +104,7 @@ def write_environment(
             assert isinstance(content, dict)
             read[kind] = merged(read[kind], {str(key): part for key, part in content.items()})
     parameters = merged(merged(read["parameters"], changes), nested(tuned.best_values))
+    count, best = len(finished_trials(tuned.study)), tuned.best
     folder = conf / name
 
     def write(aside: Path) -> None:
@@ -112,8 +113,8 @@ def write_environment(
             shutil.copyfile(origin / place, aside / place)
         (aside / GLOBALS).write_text(_yaml(read["globals"] | {"data": f"data/{name}"}))
         (aside / PARAMETERS).write_text(
-            f"# The best of {len(finished_trials(tuned.study))} trials on valid: trial {tuned.best.number}, "
-            f"valid AUC {tuned.best.value!r}.\n# {command}\n"
+            f"# The best of {count} trials on valid: trial {best.number}, valid AUC {best.value!r}.\n"
+            f"# {command}\n"
             f"# Tuned: {', '.join(tuned.best_values)}; the rest is what the search ran with.\n\n"
             + _yaml(parameters),
             encoding="utf-8",
