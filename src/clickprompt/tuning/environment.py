@@ -113,8 +113,8 @@ def write_environment(
             shutil.copyfile(origin / place, aside / place)
         (aside / GLOBALS).write_text(_yaml(read["globals"] | {"data": f"data/{name}"}))
         (aside / PARAMETERS).write_text(
-            f"# The best of {count} trials on valid: trial {best.number}, valid AUC {best.value!r}.\n"
-            f"# {command}\n"
+            f"# The best of {count} trials on valid: trial {best.number}, "
+            f"valid AUC {best.value!r}.\n# {command}\n"
             f"# Tuned: {', '.join(tuned.best_values)}; the rest is what the search ran with.\n\n"
             + _yaml(parameters),
             encoding="utf-8",
