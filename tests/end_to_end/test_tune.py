@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -234,20 +235,20 @@ def test_a_search_goes_on_after_ctrl_c_and_after_a_kill(project, tmp_path):
     log = tmp_path / "log.txt"
     with log.open("w") as file:
         process = start(project, file)
-    wait_for(log, "backbone epoch 1 of 6")
+    wait_for(log, "backbone epoch 2 of 6")  # an epoch's line comes before its checkpoint
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert "the same command goes on from here" in log.read_text()
     with log.open("w") as file:
         process = start(project, file)
     wait_for(log, "backbone continues at epoch")
-    wait_for(log, "backbone epoch 3 of 6")
+    wait_for(log, "backbone epoch 4 of 6")
     process.kill()
     process.wait(60)
     with log.open("w") as file:
         process = start(project, file)
     assert process.wait(120) == 0, log.read_text()
-    assert "backbone continues at epoch 4" in log.read_text()
+    assert re.search(r"backbone continues at epoch [45],", log.read_text()), log.read_text()
     found = trials(project, "long")
     assert [trial.state.name for trial in found][:2] == ["FAIL", "FAIL"]
     assert found[0].params == found[1].params == found[2].params

@@ -106,6 +106,13 @@ def test_second_run_shows_but_makes_nothing(made, caplog):
     assert skipped == ["up to date: read", "up to date: total", "up to date: report"]
 
 
+def test_what_is_wanted_is_made_though_it_lives_in_memory(made):
+    stamps = str(made.folder / ".stamps.json")
+    assert made.run(only=["read", "total"]) == []
+    runner = UpToDateRunner(stamps=stamps, wanted=["sum"])
+    assert made.run(runner=runner, only=["read", "total"]) == ["total"]
+
+
 def test_sequential_runner_makes_all_again(made):
     from kedro.runner import SequentialRunner
 

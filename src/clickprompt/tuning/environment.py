@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from clickprompt.files import replace_folder
 from clickprompt.tuning.space import merged, nested
-from clickprompt.tuning.study import TunedStudy
+from clickprompt.tuning.study import TunedStudy, finished_trials
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 BASE = "base"  # read under every environment, so that nothing of it is copied
@@ -104,6 +104,7 @@ def write_environment(
             assert isinstance(content, dict)
             read[kind] = merged(read[kind], {str(key): part for key, part in content.items()})
     parameters = merged(merged(read["parameters"], changes), nested(tuned.best_values))
+    count, best = len(finished_trials(tuned.study)), tuned.best
     folder = conf / name
 
     def write(aside: Path) -> None:
@@ -112,8 +113,8 @@ def write_environment(
             shutil.copyfile(origin / place, aside / place)
         (aside / GLOBALS).write_text(_yaml(read["globals"] | {"data": f"data/{name}"}))
         (aside / PARAMETERS).write_text(
-            f"# The best of {len(tuned.study.trials)} trials on valid: trial {tuned.best.number}, "
-            f"valid AUC {tuned.best.value!r}.\n# {command}\n"
+            f"# The best of {count} trials on valid: trial {best.number}, "
+            f"valid AUC {best.value!r}.\n# {command}\n"
             f"# Tuned: {', '.join(tuned.best_values)}; the rest is what the search ran with.\n\n"
             + _yaml(parameters),
             encoding="utf-8",
