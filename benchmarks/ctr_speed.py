@@ -144,7 +144,7 @@ def commands_of(
         options = pip_options()
     commands = {}
     for library in LIBRARIES:
-        python = python_of(library, environments, options)
+        python = python_of(library, environments.resolve(), options)
         # the repository, not src: they import the benchmarks, and nothing of the project
         command = [str(python), "-m", f"benchmarks.peers.train_{library}"]
         commands[library] = command, {"PYTHONPATH": str(REPOSITORY)}
