@@ -215,7 +215,7 @@ def test_a_model_that_diverges_with_every_pair_is_an_error(comparison, monkeypat
 
 def test_training_that_diverges_is_told_and_no_error(comparison, monkeypatch):
     from clickprompt.training import stages
-    from clickprompt.training.loop import DivergedError
+    from clickprompt.training.divergence import DivergedError
 
     def diverge(**settings):
         raise DivergedError("the training loss of backbone must be finite, got nan")

@@ -9,7 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
-from clickprompt.training.loop import DivergedError
+from clickprompt.training.divergence import DivergedError
 from clickprompt.tuning import trials_table, write_page
 from clickprompt.tuning.space import Dimension, short_names
 from tests.tuning.searches import RATE, search, trained

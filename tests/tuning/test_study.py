@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from clickprompt.parameters import ParameterError
+from clickprompt.training.divergence import DivergedError
 from clickprompt.training.listener import tell_epochs
-from clickprompt.training.loop import DivergedError
 from clickprompt.tuning import study as studies
 from clickprompt.tuning.study import StudyError
 from clickprompt.tuning.trial import RunningTrial, running_trial
