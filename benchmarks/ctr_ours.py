@@ -77,7 +77,7 @@ class Ours:
         part = first_rows(self._input, rows)
         machine = machine_of(precision)
         objective = _TrainingOnly(part, machine)
-        return timed_fit(self.model(model, precision), objective, machine)
+        return timed_fit(self.model(model, precision), objective, machine, part.row_numbers)
 
     def predict(self, model: str, precision: str) -> tuple[int, float]:
         machine = machine_of(precision)
@@ -162,7 +162,9 @@ def first_rows(model_input: ModelInput, rows: int) -> ModelInput:
     )
 
 
-def timed_fit(model: nn.Module, objective: ClickObjective, machine: Machine) -> float:
+def timed_fit(
+    model: nn.Module, objective: ClickObjective, machine: Machine, row_numbers: Any
+) -> float:
     """Seconds of one epoch of the training loop, in a fresh folder for its checkpoint."""
     folder = Path(tempfile.mkdtemp(prefix="clickprompt-benchmark-"))
     started = time.perf_counter()
@@ -175,6 +177,7 @@ def timed_fit(model: nn.Module, objective: ClickObjective, machine: Machine) -> 
         machine=machine,
         seed=0,
         folder=folder,
+        row_numbers=row_numbers,
     )
     seconds = time.perf_counter() - started
     shutil.rmtree(folder)
@@ -219,6 +222,7 @@ def raw_to_trained(folder: Path, model: str, precision: str) -> dict[str, Any]:
         machine=machine,
         seed=0,
         folder=checkpoints,
+        row_numbers=model_input.row_numbers,
     )
     ended = time.perf_counter()
     shutil.rmtree(target)
