@@ -63,7 +63,23 @@ class LinearTerm(nn.Module):
 
 def pooled_interaction(x_BFE: Tensor) -> Tensor:
     """sum_{i<j} e_i * e_j = ((sum_i e_i)^2 - sum_i e_i^2) / 2, elementwise: (B, F, E) -> (B, E)."""
-    return 0.5 * (x_BFE.sum(dim=1).square() - x_BFE.square().sum(dim=1))
+    return _PooledInteraction.apply(x_BFE)
+
+
+class _PooledInteraction(torch.autograd.Function):
+    """The gradient of e_i is the sum of all others: half the passes of autograd's own."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BFE: Tensor) -> Tensor:
+        sum_BE = x_BFE.sum(dim=1)
+        ctx.save_for_backward(x_BFE, sum_BE)
+        return 0.5 * (sum_BE.square() - x_BFE.square().sum(dim=1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BE: Tensor) -> Tensor:
+        x_BFE, sum_BE = ctx.saved_tensors
+        return (sum_BE.unsqueeze(1) - x_BFE).mul_(gradient_BE.unsqueeze(1))
 
 
 class InnerProducts(nn.Module):
