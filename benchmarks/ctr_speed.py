@@ -78,8 +78,8 @@ def run(
     unknown = sorted(set(models) - set(sizes.MODELS))
     if unknown:
         raise ValueError(f"model must be one of {', '.join(sizes.MODELS)}, got {unknown[0]!r}")
-    known = {} if again else measured_before("ctr_speed", rows)
-    wanted = [model for model in models if model not in known.get("models", ())]
+    known = measured_before("ctr_speed", rows)
+    wanted = [model for model in models if again or model not in known.get("models", ())]
     for model in set(models) - set(wanted):
         print(f"{model}: measured before on this machine; --again repeats it", file=sys.stderr)
     if not wanted:
