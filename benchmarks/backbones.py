@@ -167,7 +167,7 @@ def train(trial: Trial, parameters: Any, folder: Path) -> dict[str, Any]:
     """
     from clickprompt.modality import ModelInput
     from clickprompt.training import stages
-    from clickprompt.training.loop import DivergedError
+    from clickprompt.training.divergence import DivergedError
 
     stage = parameters.backbone.model_copy(
         update={"learning_rate_ctr": trial.learning_rate, "weight_decay": trial.weight_decay}
