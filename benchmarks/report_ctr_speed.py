@@ -39,7 +39,7 @@ def speed_section(result: dict[str, Any]) -> str:
             f"{result['rows']:,} generated rows with 8 fields, as in MovieLens-1M; embedding 32, "
             f"deep part 3 x 256, 3 cross or attention layers, CIN 25-25-25, Adam, batch "
             f"{result['batch']}. Each library in its own environment and process, with its own "
-            f"loader, loop and best setting (`benchmarks/peers/train_*.py` names them with their "
+            f"loader, loop and best setting (`benchmarks/peers` names them with their "
             f"sources); {result['repeats']} turns of some seconds each, the quickest counts. "
             f"Training is of {train:,} rows without validation, inference of {valid + test:,}. "
             f"Ours is the training loop of the stages. {_versions(result)} {origin(result)}",
