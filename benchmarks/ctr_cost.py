@@ -60,14 +60,14 @@ def run(
     unknown = sorted(set(models) - set(CTR_MODELS))
     if unknown:
         raise ValueError(f"model must be one of {', '.join(CTR_MODELS)}, got {unknown[0]!r}")
-    known = {} if again else measured_before("ctr_cost", rows)
+    known = measured_before("ctr_cost", rows)
     cells = {(cell["model"], cell["precision"]): cell for cell in known.get("cells", ())}
     folder = work / f"ctr_{rows}"
     written = ctr_data.write_files(folder, rows)
     result: dict[str, Any] = known
     for model in models:
         for precision in PRECISIONS:
-            if (model, precision) in cells:
+            if (model, precision) in cells and not again:
                 print(f"{model}, {precision}: measured before on this machine", file=sys.stderr)
                 continue
             command = [sys.executable, "-m", "benchmarks.ctr_cost", "--measure"]

@@ -12,9 +12,9 @@ Settings, with their source in FuxiCTR 2.3.10:
   models are put together here from its layers: ``FeatureEmbedding``, ``FactorizationMachine``,
   ``CrossNetV2``, ``CompressedInteractionNet``, ``ScaledDotProductAttention``,
   ``LogisticRegression``, ``MLP_Block``. DeepFM and xDeepFM have the linear term of their papers;
-- ``NpzDataLoader`` with ``num_workers=0``: in memory, and quicker here than ``ParquetDataLoader``,
-  whose rows come through Ray, and than workers of its own. FuxiCTR writes Parquet; the arrays
-  are put into ``.npz`` here, which the timing of the raw files includes;
+- ``NpzDataLoader`` with ``num_workers=0``: the arrays are in memory, where ``ParquetDataLoader``
+  hands rows over from Ray. FuxiCTR writes Parquet; the arrays are put into ``.npz`` here, which
+  the timing of the raw files includes;
 - ``verbose=0``, no regularisation, no dropout, no batch norm; ``max_gradient_norm=10``, its default
   of ``fit``, which cannot be switched off; Adam is torch's default: it takes a name only;
 - the evaluation inside of ``train_epoch`` is put off beyond the end by ``_eval_steps`` where
