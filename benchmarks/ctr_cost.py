@@ -113,7 +113,7 @@ def measure(folder: Path, model: str, precision: str) -> dict[str, Any]:
         "parameters": parameters,
         "memory_mb": own_peak_mb() - before,
         "steps": -(-rows // sizes.BATCH_SIZE),
-        "epoch_seconds": round(train * train_rows / rows, 2),
+        "epoch_seconds": round(train * train_rows / rows, 4),
         "train_rows_per_second": round(rows / train),
         "predict_rows_per_second": round(max(count / took for count, took in predicted)),
     }
