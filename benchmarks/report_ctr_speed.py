@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.markdown import grid, origin
+from benchmarks.report_backbones import NAMES
 
 MODELS = {"deepfm": "DeepFM", "dcnv2": "DCNv2", "autoint": "AutoInt", "xdeepfm": "xDeepFM"}
 LIBRARIES = {
@@ -94,11 +95,9 @@ def raw_section(result: dict[str, Any]) -> str:
 
 def cost_section(result: dict[str, Any]) -> str:
     """Parameters, memory and time of the ten models."""
-    from clickprompt.ctr.registry import REGISTRY
-
     rows = [
         [
-            REGISTRY[cell["model"]].__name__,
+            NAMES[cell["model"]],
             cell["precision"],
             f"{cell['parameters']['table']:,} + {cell['parameters']['rest']:,}",
             f"{cell['memory_mb']:,}",
