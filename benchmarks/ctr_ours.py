@@ -38,6 +38,7 @@ from clickprompt.parameters import (
 from clickprompt.plm import load_tokenizer
 from clickprompt.readers import read_interactions
 from clickprompt.training import stages
+from clickprompt.training.checkpoint import Progress
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import ClickObjective
@@ -77,7 +78,10 @@ class Ours:
         part = first_rows(self._input, rows)
         machine = machine_of(precision)
         objective = _TrainingOnly(part, machine)
-        return timed_fit(self.model(model, precision), objective, machine, part.row_numbers)
+        built = self.model(model, precision)
+        started = time.perf_counter()
+        train_epoch(built, objective, machine, part.row_numbers)
+        return time.perf_counter() - started
 
     def predict(self, model: str, precision: str) -> tuple[int, float]:
         machine = machine_of(precision)
@@ -162,26 +166,22 @@ def first_rows(model_input: ModelInput, rows: int) -> ModelInput:
     )
 
 
-def timed_fit(
+def train_epoch(
     model: nn.Module, objective: ClickObjective, machine: Machine, row_numbers: Any
-) -> float:
-    """Seconds of one epoch of the training loop, in a fresh folder for its checkpoint."""
-    folder = Path(tempfile.mkdtemp(prefix="clickprompt-benchmark-"))
-    started = time.perf_counter()
-    fit(
-        name="benchmark",
-        model=model,
-        objective=objective,
-        stage=STAGE,
-        training=TrainingParameters(),
-        machine=machine,
-        seed=0,
-        folder=folder,
-        row_numbers=row_numbers,
-    )
-    seconds = time.perf_counter() - started
-    shutil.rmtree(folder)
-    return seconds
+) -> Progress:
+    """One epoch of the training loop, in a fresh folder for its checkpoint."""
+    with tempfile.TemporaryDirectory(prefix="clickprompt-benchmark-") as folder:
+        return fit(
+            name="benchmark",
+            model=model,
+            objective=objective,
+            stage=STAGE,
+            training=TrainingParameters(),
+            machine=machine,
+            seed=0,
+            folder=Path(folder),
+            row_numbers=row_numbers,
+        )
 
 
 def model_input_of(folder: Path) -> ModelInput:
@@ -211,22 +211,9 @@ def raw_to_trained(folder: Path, model: str, precision: str) -> dict[str, Any]:
     machine = machine_of(precision)
     objective = click_objective(model_input, machine)
     built = build(ctr_parameters(model), model_input)
-    checkpoints = folder / "checkpoints_raw"
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    progress = fit(
-        name="benchmark",
-        model=built,
-        objective=objective,
-        stage=STAGE,
-        training=TrainingParameters(),
-        machine=machine,
-        seed=0,
-        folder=checkpoints,
-        row_numbers=model_input.row_numbers,
-    )
+    progress = train_epoch(built, objective, machine, model_input.row_numbers)
     ended = time.perf_counter()
     shutil.rmtree(target)
-    shutil.rmtree(checkpoints)
     return {
         "seconds": ended - started,
         "seconds_by_step": {

@@ -128,12 +128,11 @@ class CIN(nn.Module):
                 out_BEM = _vectors(layer, x_BFE, out_BEM)
             sums.append(out_BEM.sum(dim=1))
 
-        *_, last = layers
+        dot_BFM = x_BFE @ out_BEM
+        last = layers[-1]
         if len(layers) == 1:
-            dot_BFM = x_BFE @ out_BEM
             return functional.linear(dot_BFM.flatten(1), last.weight, size * last.bias)
         before = layers[-2]
-        dot_BFM = x_BFE @ out_BEM
         sums.append(functional.linear(dot_BFM.flatten(1), before.weight, size * before.bias))
         last_KFM = last.weight.unflatten(1, (fields, -1))
         both_KFX = last_KFM @ before.weight
