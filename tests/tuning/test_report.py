@@ -11,6 +11,7 @@ from rich.console import Console
 
 from clickprompt.training.divergence import DivergedError
 from clickprompt.tuning import trials_table, write_page
+from clickprompt.tuning.report import _figures
 from clickprompt.tuning.space import Dimension, short_names
 from tests.tuning.searches import RATE, search, trained
 
@@ -85,6 +86,14 @@ def test_the_page_needs_no_network_and_holds_all_trials(tuned, tmp_path):
         assert f"{name}: {value}" in text
     # on the logarithmic axis of the parallel coordinates
     assert str(math.log10(tuned.best_values[RATE]))[:12] in text
+
+
+def test_trials_and_epochs_are_counted_in_whole_numbers(tuned):
+    history, epochs, *_ = _figures(tuned)
+    for figure in (history, epochs):
+        step = figure.layout.xaxis.dtick
+        assert step >= 1
+        assert step == int(step)
 
 
 def test_a_study_of_one_trial_has_a_page(tmp_path):

@@ -94,7 +94,8 @@ def _figures(tuned: TunedStudy) -> list[Any]:
     complete = [t for t in tuned.study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
 
     history = show.plot_optimization_history(tuned.study, target_name=METRIC)
-    history.update_layout(title="Valid AUC by trial").update_xaxes(tickformat="d")
+    history.update_layout(title="Valid AUC by trial")
+    history.update_xaxes(dtick=max(1, len(tuned.study.trials) // 10))
 
     epochs = show.plot_intermediate_values(tuned.study)
     epochs.update_layout(title="Valid AUC by epoch", xaxis_title="Epoch", yaxis_title=METRIC)
