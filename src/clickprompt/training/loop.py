@@ -116,6 +116,7 @@ def fit(
             parallel.train()
             running = torch.zeros((), dtype=torch.float64, device=machine.device)
             running += progress.loss_sum
+            shown = ""  # the sum is known at the steps that check it, the count at every step
             for step in range(progress.step, len(batches)):
                 factor = rate_factor(progress.epoch * steps + step, total=total, stage=stage)
                 set_rates(optimizer, rates, factor)
@@ -129,12 +130,12 @@ def fit(
                 progress.step = step + 1
                 if (step + 1) % STEPS_PER_CHECK == 0 or step + 1 == len(batches):
                     progress.loss_sum = watch.check_losses(running, progress.epoch)
+                    shown = f" loss {progress.loss_sum / max(progress.count, 1):.4f}"
                 now = time.monotonic()
                 if (step + 1) % STEPS_PER_RELEASE == 0 and now > last_release + SECONDS_PER_RELEASE:
                     release_freed_memory()
                     last_release = now
-                mean = progress.loss_sum / max(progress.count, 1)
-                bar.advance(len(batches[step]), f"epoch {progress.epoch + 1} loss {mean:.4f}")
+                bar.advance(len(batches[step]), f"epoch {progress.epoch + 1}{shown}")
                 if now - last_save >= training.checkpoint_minutes * 60:
                     progress.loss_sum = watch.check_losses(running, progress.epoch)
                     watch.check_weights(model, progress.epoch, progress.step)
