@@ -193,9 +193,9 @@ def _reference_step(
 
 def reference_logits(model: Any, x_id_BF: Any, token_ids_BN: Any, mask_BN: Any) -> Any:
     """Logits of every position over the whole vocabulary (B, N, V), padding computed as well."""
-    key, value = model.generator(model.ctr.representation(x_id_BF))
+    prompts = model.generator(model.ctr.representation(x_id_BF))
     with _padding_computed():
-        return model.mlm_head(model.encoder(token_ids_BN, mask_BN, key, value))
+        return model.mlm_head(model.encoder(token_ids_BN, mask_BN, prompts))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from clickprompt.parameters import PLMParameters
 from clickprompt.plm import PromptedEncoder, load_encoder, resolve_source
 from clickprompt.plm.attention import KERNELS
 from clickprompt.plm.families import FAMILIES
-from clickprompt.prompts import PromptGenerator
+from clickprompt.prompts import KeyValuePrompts, PromptGenerator
 from tests.plm.tiny import CLASSES, PADDING, POSITIONS, save_tiny
 
 PROMPTS = 3
@@ -124,16 +124,16 @@ def test_padding_changes_nothing(case):
     """In float64: a float32 product rounds differently for another length."""
     encoder = copy.deepcopy(case.encoder).double()
     token_ids_BN, (key, value) = case.tokens(), (prompt.double() for prompt in case.prompts())
-    padded = encoder(token_ids_BN, MASK_BN, key, value)
+    padded = encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value))
     for row, length in enumerate(LENGTHS.tolist()):
         at = slice(row, row + 1)
-        alone = encoder(token_ids_BN[at, :length], None, key[at], value[at])
+        alone = encoder(token_ids_BN[at, :length], None, KeyValuePrompts(key[at], value[at]))
         torch.testing.assert_close(padded[at, :length], alone, rtol=0, atol=1e-12)
 
 
 def test_gradients_reach_the_prompts_of_every_layer_and_row(case):
     prompts = [tensor.requires_grad_() for tensor in case.prompts()]
-    hidden = case.encoder(case.tokens(), MASK_BN, *prompts)
+    hidden = case.encoder(case.tokens(), MASK_BN, KeyValuePrompts(*prompts))
     coefficients = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(3))
     (hidden * coefficients)[MASK_BN].sum().backward()
     for prompt in prompts:
@@ -154,10 +154,10 @@ def test_prompts_are_always_visible_and_there_is_no_mask_without_padding(case, k
     key, value = case.prompts()
     with torch.no_grad():
         for mask_BN in (None, torch.ones_like(MASK_BN)):
-            encoder(case.tokens(), mask_BN, key, value)
+            encoder(case.tokens(), mask_BN, KeyValuePrompts(key, value))
         assert masks == [None] * 2 * encoder.layers
         masks.clear()
-        encoder(case.tokens(), MASK_BN, key, value)
+        encoder(case.tokens(), MASK_BN, KeyValuePrompts(key, value))
         assert len(masks) == encoder.layers
         for visible in masks:
             assert visible.dtype == torch.bool
@@ -172,10 +172,10 @@ def test_prompts_are_always_visible_and_there_is_no_mask_without_padding(case, k
 @torch.no_grad()
 def test_the_prompts_of_a_layer_act_from_that_layer_on(case):
     token_ids_BN, (key, value) = case.tokens(), case.prompts()
-    before = case.encoder(token_ids_BN, MASK_BN, key, value, all_layers=True)
+    before = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value), all_layers=True)
     changed = key.clone()
     changed[:, -1] += 1
-    after = case.encoder(token_ids_BN, MASK_BN, changed, value, all_layers=True)
+    after = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(changed, value), all_layers=True)
     for old, new in zip(before[:-1], after[:-1], strict=True):
         assert torch.equal(old, new)
     assert ((after[-1] - before[-1]).abs().amax(dim=-1)[MASK_BN] > 1e-4).all()
@@ -185,12 +185,12 @@ def test_the_prompts_of_a_layer_act_from_that_layer_on(case):
 @pytest.mark.parametrize("what", ["tokens", "prompts"])
 def test_a_changed_row_changes_that_row_only(case, what):
     token_ids_BN, (key, value) = case.tokens(), case.prompts()
-    before = case.encoder(token_ids_BN, MASK_BN, key, value)
+    before = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value))
     if what == "tokens":
         token_ids_BN[2, 1] += 1
     else:
         value[2] += 1
-    after = case.encoder(token_ids_BN, MASK_BN, key, value)
+    after = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value))
     same = torch.tensor([True, True, False, True])
     assert torch.equal(before[same], after[same])
     assert (before[2, : LENGTHS[2]] != after[2, : LENGTHS[2]]).any(dim=-1).all()
@@ -200,8 +200,10 @@ def test_a_changed_row_changes_that_row_only(case, what):
 def test_the_order_of_the_prompts_does_not_matter(case):
     token_ids_BN, (key, value) = case.tokens(), case.prompts()
     order = torch.tensor([2, 0, 1])
-    straight = case.encoder(token_ids_BN, MASK_BN, key, value)
-    turned = case.encoder(token_ids_BN, MASK_BN, key[..., order, :], value[..., order, :])
+    straight = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value))
+    turned = case.encoder(
+        token_ids_BN, MASK_BN, KeyValuePrompts(key[..., order, :], value[..., order, :])
+    )
     torch.testing.assert_close(straight[MASK_BN], turned[MASK_BN], rtol=0, atol=4e-6)
 
 
@@ -233,13 +235,12 @@ def _compare_last_layer_at(
     for short in (False, True):
         prompts = [prompt.double().requires_grad_() for prompt in case.prompts()]
         given_prompts = prompts if with_prompts else []
+        written = KeyValuePrompts(*prompts) if with_prompts else None
         encoder.zero_grad()
         if short:
-            hidden_SH = encoder(
-                case.tokens(), MASK_BN, *given_prompts, last_layer_at=(rows_S, columns_S)
-            )
+            hidden_SH = encoder(case.tokens(), MASK_BN, written, last_layer_at=(rows_S, columns_S))
         else:
-            hidden_SH = encoder(case.tokens(), MASK_BN, *given_prompts)[rows_S, columns_S]
+            hidden_SH = encoder(case.tokens(), MASK_BN, written)[rows_S, columns_S]
         coefficients = torch.randn(hidden_SH.shape, generator=torch.Generator().manual_seed(5))
         (hidden_SH * coefficients).sum().backward()
         gradients = {name: p.grad for name, p in encoder.named_parameters()}
@@ -251,14 +252,14 @@ def _compare_last_layer_at(
 def test_dropout_acts_in_training_only(case):
     encoder, (key, value) = case.encoder, case.prompts()
     with torch.no_grad():
-        calm = [encoder(case.tokens(), MASK_BN, key, value) for _ in range(2)]
+        calm = [encoder(case.tokens(), MASK_BN, KeyValuePrompts(key, value)) for _ in range(2)]
         encoder.train()
         try:
             torch.manual_seed(0)
-            first = encoder(case.tokens(), MASK_BN, key, value)
-            second = encoder(case.tokens(), MASK_BN, key, value)
+            first = encoder(case.tokens(), MASK_BN, KeyValuePrompts(key, value))
+            second = encoder(case.tokens(), MASK_BN, KeyValuePrompts(key, value))
             torch.manual_seed(0)
-            again = encoder(case.tokens(), MASK_BN, key, value)
+            again = encoder(case.tokens(), MASK_BN, KeyValuePrompts(key, value))
         finally:
             encoder.eval()
     assert torch.equal(*calm)
@@ -269,9 +270,9 @@ def test_dropout_acts_in_training_only(case):
 @torch.no_grad()
 def test_bf16_autocast_stays_near_float32(case):
     token_ids_BN, (key, value) = case.tokens(), case.prompts()
-    exact = case.encoder(token_ids_BN, MASK_BN, key, value)[MASK_BN]
+    exact = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value))[MASK_BN]
     with torch.autocast("cpu", torch.bfloat16):
-        rough = case.encoder(token_ids_BN, MASK_BN, key, value)[MASK_BN].float()
+        rough = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value))[MASK_BN].float()
     assert ((rough - exact).norm() / exact.norm()).item() < 0.03
 
 
@@ -283,8 +284,8 @@ def test_state_survives_a_round_trip(case):
     other.load_state_dict(case.encoder.state_dict())
     with torch.no_grad():
         assert torch.equal(
-            other(case.tokens(), MASK_BN, *case.prompts()),
-            case.encoder(case.tokens(), MASK_BN, *case.prompts()),
+            other(case.tokens(), MASK_BN, KeyValuePrompts(*case.prompts())),
+            case.encoder(case.tokens(), MASK_BN, KeyValuePrompts(*case.prompts())),
         )
 
 
@@ -304,7 +305,7 @@ def test_the_generator_fits_the_encoder(case):
         count=PROMPTS,
     )
     representation_BD = torch.ones(4, 7)
-    hidden = encoder(case.tokens(), MASK_BN, *generator(representation_BD))
+    hidden = encoder(case.tokens(), MASK_BN, generator(representation_BD))
     hidden[MASK_BN].square().sum().backward()
     assert all(parameter.grad is not None for parameter in generator.parameters())
     encoder.zero_grad()
@@ -326,11 +327,9 @@ def test_the_longest_text_fits_and_one_more_token_does_not(case):
 def test_prompts_of_a_wrong_shape_are_an_error(case):
     key, value = case.prompts()
     with pytest.raises(ValueError, match=r"key_BLAKd must have shape \(B, L, A, K, d\)"):
-        case.encoder(case.tokens(), MASK_BN, key[:, :1], value)
+        case.encoder(case.tokens(), MASK_BN, KeyValuePrompts(key[:, :1], value))
     with pytest.raises(ValueError, match="value_BLAKd must have shape"):
-        case.encoder(case.tokens(), MASK_BN, key, value[:2])
-    with pytest.raises(ValueError, match="must be given together"):
-        case.encoder(case.tokens(), MASK_BN, key)
+        case.encoder(case.tokens(), MASK_BN, KeyValuePrompts(key, value[:2]))
     with pytest.raises(ValueError, match="last_layer_at must be None with all_layers"):
         case.encoder(case.tokens(), MASK_BN, all_layers=True, last_layer_at=(key, value))
 
@@ -358,8 +357,8 @@ def test_any_padding_any_batch_gives_the_same_text(folders, lengths, extra, coun
         token_ids_BN[row, : len(text)] = text
     mask_BN = torch.arange(width) < torch.tensor(lengths)[:, None]
     with torch.no_grad():
-        together = encoder(token_ids_BN, mask_BN, key, value)
+        together = encoder(token_ids_BN, mask_BN, KeyValuePrompts(key, value))
         for row, text in enumerate(texts):
             at = slice(row, row + 1)
-            alone = encoder(text[None], None, key[at], value[at])
+            alone = encoder(text[None], None, KeyValuePrompts(key[at], value[at]))
             torch.testing.assert_close(together[at, : len(text)], alone, rtol=0, atol=1e-12)

@@ -195,10 +195,8 @@ def test_finetuning(name, gradients, kernel):
         for tensor in golden.other.values():
             tensor.grad = None
         representation_BD = golden.representation()
-        key_BLAKd, value_BLAKd = golden.generator(representation_BD)
-        hiddens = golden.encoder(
-            golden.tensor("in/input_ids"), mask_BN, key_BLAKd, value_BLAKd, all_layers=True
-        )
+        prompts = golden.generator(representation_BD)
+        hiddens = golden.encoder(golden.tensor("in/input_ids"), mask_BN, prompts, all_layers=True)
         pooled_BH = pool(hiddens, mask_BN, POOLINGS[pooling])
         z_plm_B = golden.linear("nlp_head.2", torch.tanh(golden.linear("nlp_head.0", pooled_BH)))
         z_ctr_B = golden.linear("ctr_model.fc_out", representation_BD)
@@ -210,8 +208,8 @@ def test_finetuning(name, gradients, kernel):
         )
         loss.backward()
         golden.check("out/q", representation_BD)
-        golden.check("out/prompt_keys", key_BLAKd)
-        golden.check("out/prompt_values", value_BLAKd)
+        golden.check("out/prompt_keys", prompts.key_BLAKd)
+        golden.check("out/prompt_values", prompts.value_BLAKd)
         for hidden_BNH, expected in zip(
             hiddens, golden.tensor("out/hidden_states")[1:], strict=True
         ):
@@ -246,8 +244,8 @@ def test_pretraining(name, tied, short, kernel):
     )
     mask_BN = golden.tensor("in/attention_mask").bool()
     rows_S, columns_S = golden.tensor("in/selected").T
-    key_BLAKd, value_BLAKd = golden.generator(golden.representation())
-    arguments = golden.tensor("in/masked_input_ids"), mask_BN, key_BLAKd, value_BLAKd
+    prompts = golden.generator(golden.representation())
+    arguments = golden.tensor("in/masked_input_ids"), mask_BN, prompts
     if short:
         hidden_SH = golden.encoder(*arguments, last_layer_at=(rows_S, columns_S))
     else:

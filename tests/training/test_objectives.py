@@ -178,8 +178,8 @@ def test_the_loss_is_the_cross_entropy_of_the_selected_tokens(model_input, plm, 
     found = objective.loss_sum(model, batch)
     tokens = torch.from_numpy(batch.token_ids_BN)
     mask = torch.arange(tokens.shape[1]) < torch.from_numpy(batch.length_B)[:, None]
-    key, value = model.generator(model.ctr.representation(torch.from_numpy(batch.x_id_BF)))
-    hidden = model.encoder(tokens, mask, key, value)
+    prompts = model.generator(model.ctr.representation(torch.from_numpy(batch.x_id_BF)))
+    hidden = model.encoder(tokens, mask, prompts)
     scores = model.mlm_head(hidden.flatten(0, 1)).unflatten(0, tokens.shape)
     plain, _ = objective._text.tokens(rows, multiple_of=2)
     active = torch.tensor(model_input.active_tokens.tolist())

@@ -84,15 +84,13 @@ class ClickPromptForPretraining(nn.Module):
         Returns:
             (S, V), column v belonging to ``vocabulary_V[v]``.
         """
-        key_BLAKd = value_BLAKd = None
+        written = None
         if prompts != "off":
             representation_BD = self.ctr.representation(x_id_BF)
             if prompts == "shuffled":
                 representation_BD = representation_BD.roll(len(x_id_BF) // 2, dims=0)
-            key_BLAKd, value_BLAKd = self.generator(representation_BD)
-        hidden_SH = self.encoder(
-            token_ids_BN, mask_BN, key_BLAKd, value_BLAKd, last_layer_at=(rows_S, columns_S)
-        )
+            written = self.generator(representation_BD)
+        hidden_SH = self.encoder(token_ids_BN, mask_BN, written, last_layer_at=(rows_S, columns_S))
         return self.mlm_head(hidden_SH, vocabulary_V)
 
 
@@ -138,9 +136,11 @@ class ClickPromptForClicks(nn.Module):
     def forward(self, x_id_BF: Tensor, token_ids_BN: Tensor, mask_BN: Tensor | None) -> Tensor:
         """Logits (B,) in float32 from local ids (B, F) and text (B, N)."""
         representation_BD = self.ctr.representation(x_id_BF)
-        key_BLAKd, value_BLAKd = self.generator(representation_BD)
         hidden = self.encoder(
-            token_ids_BN, mask_BN, key_BLAKd, value_BLAKd, all_layers=self.pooling.startswith("avg")
+            token_ids_BN,
+            mask_BN,
+            self.generator(representation_BD),
+            all_layers=self.pooling.startswith("avg"),
         )
         pooled_BH = pool(hidden, mask_BN, self.pooling)
         z_ctr_B = self.ctr.logits(representation_BD, x_id_BF).float()

@@ -6,22 +6,49 @@ d = H/A, K prompts, S selected tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm.attention import KERNELS, prompted_attention
 from clickprompt.plm.dropout import use_quick_dropout
-from clickprompt.plm.families import Family, LayerParts, family_of
+from clickprompt.plm.families import Family, LayerParts, Rotations, family_of
 from clickprompt.plm.slots import Group, Slots, row_groups, slots_in_rows, text_slots
 from clickprompt.plm.source import quiet_transformers, resolve_source
+from clickprompt.prompts.layouts import HiddenStatePrompts, InputPrompts, KeyValuePrompts, Prompts
 
 Positions = tuple[Tensor, Tensor]
 
 # Rows that attend in one rectangle on a CPU.
 ROWS_OF_GROUP = 64
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """Packed tokens that ask in a layer: all of them, or in the last layer the selected ones.
+
+    Attributes:
+        slots: of each group's queries.
+        column_Q: column of each query.
+        rotations: of the queries.
+    """
+
+    slots: list[Slots]
+    column_Q: Tensor
+    rotations: Rotations
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What all layers know of a batch: groups of rows, and rotations of the packed tokens."""
+
+    groups: list[Group]
+    rotations: Rotations
 
 
 class PromptedEncoder(nn.Module):
@@ -55,6 +82,7 @@ class PromptedEncoder(nn.Module):
         self.heads: int = config.num_attention_heads
         self.head_size: int = config.hidden_size // config.num_attention_heads
         self.vocabulary_size: int = config.vocab_size
+        self.embedding_size: int = family.embedding_size(config)
         self.position_limit: int = family.positions(config) - position_offset
         self._first_position = family.first_position(config) + position_offset
 
@@ -69,11 +97,11 @@ class PromptedEncoder(nn.Module):
         self,
         token_ids_BN: Tensor,
         mask_BN: Tensor | None,
-        key_BLAKd: Tensor | None = None,
-        value_BLAKd: Tensor | None = None,
+        prompts: Prompts | None = None,
         *,
         all_layers: Literal[False] = False,
         last_layer_at: Positions | None = None,
+        with_prompts: bool = False,
     ) -> Tensor: ...
 
     @overload
@@ -81,22 +109,22 @@ class PromptedEncoder(nn.Module):
         self,
         token_ids_BN: Tensor,
         mask_BN: Tensor | None,
-        key_BLAKd: Tensor | None = None,
-        value_BLAKd: Tensor | None = None,
+        prompts: Prompts | None = None,
         *,
         all_layers: Literal[True],
         last_layer_at: None = None,
+        with_prompts: bool = False,
     ) -> tuple[Tensor, ...]: ...
 
     def forward(
         self,
         token_ids_BN: Tensor,
         mask_BN: Tensor | None,
-        key_BLAKd: Tensor | None = None,
-        value_BLAKd: Tensor | None = None,
+        prompts: Prompts | None = None,
         *,
         all_layers: bool = False,
         last_layer_at: Positions | None = None,
+        with_prompts: bool = False,
     ) -> Tensor | tuple[Tensor, ...]:
         """Hidden states of the text.
 
@@ -106,12 +134,12 @@ class PromptedEncoder(nn.Module):
         Args:
             token_ids_BN: token ids, special tokens included, padded on the right.
             mask_BN: bool, True at text tokens; None when no row is padded.
-            key_BLAKd: prompt keys of every layer, or None for the plain encoder.
-            value_BLAKd: prompt values of every layer.
+            prompts: of one layout, or None for the plain encoder.
             all_layers: give the output of every layer, not only the last.
-            last_layer_at: rows (S,) and columns (S,): the last layer computes its queries,
-                its output projection and its feed-forward part at these positions only.
+            last_layer_at: rows (S,) and columns (S,) of the text: the last layer computes its
+                queries, its output projection and its feed-forward part at these positions only.
                 The numbers are those of the full forward, for a fraction of the work.
+            with_prompts: give the columns of `InputPrompts`, too: (B, K + N, H).
 
         Returns:
             The last layer's output (B, N, H), without meaning at padding; with ``all_layers`` a
@@ -122,122 +150,197 @@ class PromptedEncoder(nn.Module):
             ValueError: the text is longer than the position limit, the prompts have a wrong
                 shape, or ``all_layers`` and ``last_layer_at`` are both asked for.
         """
-        self._check(token_ids_BN, key_BLAKd, value_BLAKd)
+        front = prompts.vector_BKE.shape[1] if isinstance(prompts, InputPrompts) else 0
+        self._check(token_ids_BN, prompts, front)
         if all_layers and last_layer_at is not None:
             raise ValueError("last_layer_at must be None with all_layers, got both")
-        batch, width = token_ids_BN.shape
         if mask_BN is None:
             mask_BN = torch.ones_like(token_ids_BN, dtype=torch.bool)
         mask_BN = mask_BN.bool()
+        if front:
+            mask_BN = functional.pad(mask_BN, (front, 0), value=True)
+            token_ids_BN = functional.pad(token_ids_BN, (front, 0))
+        batch, width = token_ids_BN.shape
         text = text_slots(mask_BN)
         # On a GPU each group would cost more launches than its padding does.
         groups = row_groups(text, mask_BN, ROWS_OF_GROUP if mask_BN.device.type == "cpu" else batch)
-        hidden_TH = self.family.embed(
-            self.model,
-            token_ids_BN.flatten()[text.at_T][None],
-            (text.at_T % width + self._first_position)[None],
-        )[0]
-        prompts: list[tuple[Tensor, Tensor] | None] = [None] * self.layers
-        if key_BLAKd is not None and value_BLAKd is not None:
-            prompts = list(zip(key_BLAKd.unbind(1), value_BLAKd.unbind(1), strict=True))
+        column_T = text.at_T % width
+        position_ids_1T = (column_T + self._first_position)[None]
+        words_TE = self.word_embeddings(token_ids_BN.flatten()[text.at_T])
+        if isinstance(prompts, InputPrompts):
+            words_TE = torch.index_copy(
+                words_TE,
+                0,
+                (column_T < front).nonzero()[:, 0],
+                prompts.vector_BKE.flatten(0, 1).to(words_TE.dtype),
+            )
+        hidden_TH = self.family.embed(self.model, words_TE[None], position_ids_1T)[0]
+        rotations = self.family.rotations(self.model, position_ids_1T)
+        packed = _Text(groups, rotations)
+        everyone = _Queries([group.slots for group in groups], column_T, rotations)
         layers = self.family.layers(self.model)
+        last_norm = self.family.last_norm(self.model)
         hiddens = []
-        for layer, own in zip(
-            layers if last_layer_at is None else layers[:-1], prompts, strict=False
-        ):
+        for number, layer in enumerate(layers if last_layer_at is None else layers[:-1]):
             parts = self.family.parts(layer)
-            query_TH = parts.query(hidden_TH)
-            asking = [group.slots for group in groups]
-            context_TH = self._attend(parts, asking, query_TH, groups, hidden_TH, own)
-            hidden_TH = parts.feed_forward(parts.join(context_TH, hidden_TH))
+            own = self._prompts_of(prompts, number, parts)
+            hidden_TH = self._layer(parts, hidden_TH, hidden_TH, everyone, packed, own)
+            if number == self.layers - 1:
+                hidden_TH = last_norm(hidden_TH)
             if all_layers:
-                hiddens.append(text.spread(hidden_TH))
+                hiddens.append(hidden_TH)
         if last_layer_at is None:
-            return tuple(hiddens) if all_layers else text.spread(hidden_TH)
+            start = 0 if with_prompts else front
+            wide = [text.spread(hidden_TH)[:, start:] for hidden_TH in hiddens or (hidden_TH,)]
+            return tuple(wide) if all_layers else wide[0]
 
         parts = self.family.parts(layers[-1])
         rows_S, columns_S = last_layer_at
         order_S = torch.argsort(rows_S, stable=True)  # groups need the order of the rows
-        rows_S, columns_S = rows_S[order_S], columns_S[order_S]
+        rows_S, columns_S = rows_S[order_S], columns_S[order_S] + front
         number_P = torch.empty(batch * width, dtype=torch.int64, device=mask_BN.device)
         number_P[text.at_T] = torch.arange(len(text.at_T), device=mask_BN.device)
-        hidden_SH = hidden_TH.index_select(0, number_P[rows_S * width + columns_S])
+        at_S = number_P[rows_S * width + columns_S]
         asking, first = [], 0
         for group in groups:
             inside_S = (rows_S >= first) & (rows_S < first + group.rows)
             asking.append(slots_in_rows(rows_S[inside_S] - first, group.rows))
             first += group.rows
-        query_SH = parts.query(hidden_SH)
-        context_SH = self._attend(parts, asking, query_SH, groups, hidden_TH, prompts[-1])
-        hidden_SH = parts.feed_forward(parts.join(context_SH, hidden_SH))
+        selected = _Queries(
+            asking,
+            columns_S,
+            {kind: (cos_Td[at_S], sin_Td[at_S]) for kind, (cos_Td, sin_Td) in rotations.items()},
+        )
+        own = self._prompts_of(prompts, self.layers - 1, parts)
+        hidden_SH = hidden_TH.index_select(0, at_S)
+        hidden_SH = last_norm(self._layer(parts, hidden_SH, hidden_TH, selected, packed, own))
         return hidden_SH.index_select(0, torch.argsort(order_S))
+
+    def _layer(
+        self,
+        parts: LayerParts,
+        hidden_QH: Tensor,
+        hidden_TH: Tensor,
+        queries: _Queries,
+        text: _Text,
+        prompts: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """One layer's output at packed positions (Q, H).
+
+        Args:
+            parts: of the layer.
+            hidden_QH: what comes in at these positions.
+            hidden_TH: what comes in at all text tokens, for keys and values.
+            queries: these positions.
+            text: all of the text.
+            prompts: the layer's prompt keys and values (B, A, K, d) each, or None.
+        """
+        if hidden_QH is hidden_TH:
+            query_QH, key_TH, value_TH = parts.project(parts.read(hidden_TH))
+        else:
+            query_QH = parts.query(parts.read(hidden_QH))
+            key_TH, value_TH = parts.key_value(parts.read(hidden_TH))
+        if parts.rotation is not None:
+            query_QH = self._rotate(query_QH, *queries.rotations[parts.rotation])
+            key_TH = self._rotate(key_TH, *text.rotations[parts.rotation])
+        context_QH = self._attend(parts, query_QH, key_TH, value_TH, queries, text.groups, prompts)
+        return parts.feed_forward(parts.join(context_QH, hidden_QH))
 
     def _attend(
         self,
         parts: LayerParts,
-        asking: list[Slots],
         query_QH: Tensor,
+        key_TH: Tensor,
+        value_TH: Tensor,
+        queries: _Queries,
         groups: list[Group],
-        hidden_TH: Tensor,
         prompts: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """Context (Q, H) of packed queries, one group of rows after the other.
-
-        Args:
-            parts: of the layer.
-            asking: slots of each group's queries.
-            query_QH: the queries of all groups.
-            groups: rows, and slots of their text.
-            hidden_TH: what the layer reads, for keys and values.
-            prompts: the layer's prompt keys and values (B, A, K, d) each, or None.
-        """
+        """Context (Q, H) of packed queries, one group of rows after the other."""
         # split and not slices: the gradient of a split is written once.
-        queries = query_QH.split([len(slots.at_T) for slots in asking])
-        keys = parts.key(hidden_TH).split([group.tokens for group in groups])
-        values = parts.value(hidden_TH).split([group.tokens for group in groups])
-        own: list[tuple[Tensor, Tensor] | None] = [None] * len(groups)
+        counts = [len(slots.at_T) for slots in queries.slots]
+        query, columns = query_QH.split(counts), queries.column_Q.split(counts)
+        keys = key_TH.split([group.tokens for group in groups])
+        values = value_TH.split([group.tokens for group in groups])
+        own: Sequence[tuple[Tensor, Tensor] | None] = [None] * len(groups)
         if prompts is not None:
             rows = [group.rows for group in groups]
             own = list(zip(prompts[0].split(rows), prompts[1].split(rows), strict=True))
         contexts = []
-        for number, group in enumerate(groups):
+        for number, (group, asking) in enumerate(zip(groups, queries.slots, strict=True)):
             context_BAQd = prompted_attention(
                 self.kernel,
-                self._heads(asking[number].spread(queries[number])),
+                self._heads(asking.spread(query[number])),
                 self._heads(group.slots.spread(keys[number])),
                 self._heads(group.slots.spread(values[number])),
                 own[number],
-                group.visible_B11N,
+                group.visible_to(
+                    asking, columns[number], causal=self.family.causal, window=parts.window
+                ),
                 dropout=parts.attention_dropout if self.training else 0.0,
-                scaling=self.head_size**-0.5,
+                scaling=self.head_size**-0.5 if parts.scaling is None else parts.scaling,
             )
-            contexts.append(asking[number].gather(context_BAQd.transpose(1, 2).flatten(2)))
+            contexts.append(asking.gather(context_BAQd.transpose(1, 2).flatten(2)))
         return torch.cat(contexts)
+
+    def _prompts_of(
+        self, prompts: Prompts | None, layer: int, parts: LayerParts
+    ) -> tuple[Tensor, Tensor] | None:
+        """Prompt keys and values (B, A, K, d) of one layer; None where it has none.
+
+        NOTE[DIFF]: prompts have no position: rotary families rotate the text's keys only.
+        """
+        if isinstance(prompts, KeyValuePrompts):
+            return prompts.key_BLAKd[:, layer], prompts.value_BLAKd[:, layer]
+        if isinstance(prompts, HiddenStatePrompts):
+            key_BKH, value_BKH = parts.key_value(parts.read(prompts.vector_BLKH[:, layer]))
+            return self._heads(key_BKH), self._heads(value_BKH)
+        return None
+
+    def _rotate(self, x_TH: Tensor, cos_Td: Tensor, sin_Td: Tensor) -> Tensor:
+        """Rotary positions: component i of each head turns with component i + d/2."""
+        x_TAd = x_TH.unflatten(1, (self.heads, self.head_size))
+        first_TAc, second_TAc = x_TAd.chunk(2, dim=-1)
+        turned_TAd = torch.cat((-second_TAc, first_TAc), dim=-1)
+        cos_T1d, sin_T1d = cos_Td[:, None].to(x_TH.dtype), sin_Td[:, None].to(x_TH.dtype)
+        return (x_TAd * cos_T1d + turned_TAd * sin_T1d).flatten(1)
 
     def _heads(self, projected_BNH: Tensor) -> Tensor:
         """(B, N, A*d) -> (B, A, N, d)."""
         return projected_BNH.unflatten(2, (self.heads, self.head_size)).transpose(1, 2)
 
-    def _check(
-        self, token_ids_BN: Tensor, key_BLAKd: Tensor | None, value_BLAKd: Tensor | None
-    ) -> None:
+    def _check(self, token_ids_BN: Tensor, prompts: Prompts | None, front: int) -> None:
         batch, length = token_ids_BN.shape
-        if length > self.position_limit:
+        expected: tuple[int | str, ...]
+        if length + front > self.position_limit:
+            before = f" after {front} prompts" if front else ""
             raise ValueError(
-                f"a text must have at most {self.position_limit} tokens (the PLM's position "
-                f"limit), got {length}"
+                f"a text must have at most {self.position_limit - front} tokens (the PLM's "
+                f"position limit{before}), got {length}"
             )
-        if (key_BLAKd is None) != (value_BLAKd is None):
-            raise ValueError("key_BLAKd and value_BLAKd must be given together, got one of them")
-        for name, prompts in (("key_BLAKd", key_BLAKd), ("value_BLAKd", value_BLAKd)):
-            if prompts is None:
-                continue
-            expected = (batch, self.layers, self.heads, prompts.shape[-2], self.head_size)
-            if tuple(prompts.shape) != expected:
-                raise ValueError(
-                    f"{name} must have shape (B, L, A, K, d) = ({batch}, {self.layers}, "
-                    f"{self.heads}, K, {self.head_size}), got {tuple(prompts.shape)}"
-                )
+        if isinstance(prompts, KeyValuePrompts):
+            for name, tensor in vars(prompts).items():
+                expected = (batch, self.layers, self.heads, "K", self.head_size)
+                _check_shape(name, tensor, "L, A, K, d", expected)
+        elif isinstance(prompts, HiddenStatePrompts):
+            expected = (batch, self.layers, "K", self.hidden_size)
+            _check_shape("vector_BLKH", prompts.vector_BLKH, "L, K, H", expected)
+        elif isinstance(prompts, InputPrompts):
+            expected = (batch, "K", self.embedding_size)
+            _check_shape("vector_BKE", prompts.vector_BKE, "K, E", expected)
+
+
+def _check_shape(name: str, tensor: Tensor, names: str, sizes: tuple[int | str, ...]) -> None:
+    """Sizes that are names may be anything."""
+    if len(tensor.shape) != len(sizes) or any(
+        found != size
+        for found, size in zip(tensor.shape, sizes, strict=True)
+        if isinstance(size, int)
+    ):
+        expected = ", ".join(map(str, sizes))
+        raise ValueError(
+            f"{name} must have shape (B, {names}) = ({expected}), got {tuple(tensor.shape)}"
+        )
 
 
 def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEncoder:
@@ -266,13 +369,13 @@ def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEnc
         if plm.keep_layers is not None:
             config.num_hidden_layers = plm.keep_layers
         if plm.dropout is not None:
-            config.hidden_dropout_prob = plm.dropout
-            config.attention_probs_dropout_prob = plm.dropout
+            for name in family.dropouts:
+                setattr(config, name, plm.dropout)
         try:
             model, report = AutoModel.from_pretrained(
                 source.folder,
                 config=config,
-                add_pooling_layer=False,
+                **family.load_options,
                 dtype=torch.float32,
                 use_safetensors=True,
                 local_files_only=True,

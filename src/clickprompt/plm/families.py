@@ -7,45 +7,75 @@ under which names a checkpoint keeps its masked-language head. Everything else i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 
+def _as_it_is(hidden: Tensor) -> Tensor:
+    return hidden
+
+
 @dataclass(frozen=True)
 class LayerParts:
-    """The parts of one post-norm layer, so that it can be run on chosen tokens only.
+    """The parts of one layer, so that it can be run on chosen tokens only.
 
     Attributes:
-        query: projection (..., H) -> (..., A*d).
-        key: projection of the keys.
-        value: projection of the values.
+        project: what the projections read (..., H) -> query, key and value (..., A*d) each.
+        query: the same -> the query alone.
+        key_value: the same -> key and value.
         attention_dropout: probability that an attention weight is dropped in training.
-        join: ``(context, hidden) -> LayerNorm(hidden + dropout(output(context)))``.
+        join: ``(context, hidden) -> hidden`` with the attention's output projection, residual and,
+            in post-norm families, the norm.
         feed_forward: the rest of the layer, token by token.
+        read: hidden -> what the projections read: the layer's own norm in pre-norm families.
+        window: text columns further away than this do not see each other; None: all do.
+        rotation: key of `Family.rotations` for queries and keys of the text; None: not rotated.
+        scaling: factor of the scores; None: 1 / sqrt(d).
     """
 
+    project: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
     query: Callable[[Tensor], Tensor]
-    key: Callable[[Tensor], Tensor]
-    value: Callable[[Tensor], Tensor]
+    key_value: Callable[[Tensor], tuple[Tensor, Tensor]]
     attention_dropout: float
     join: Callable[[Tensor, Tensor], Tensor]
     feed_forward: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Tensor] = _as_it_is
+    window: int | None = None
+    rotation: str | None = None
+    scaling: float | None = None
+
+
+Rotations = dict[str, tuple[Tensor, Tensor]]
+
+
+def _no_rotations(model: nn.Module, position_ids_1T: Tensor) -> Rotations:
+    return {}
+
+
+def _no_norm(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return _as_it_is
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family of encoders.
+    """One family of language models.
 
     Attributes:
         first_position: config -> position id of the first token.
         positions: config -> number of position ids that a text may use.
-        embed: (model, token ids (1, T), position ids (1, T)) -> embedding output (1, T, H).
+        embed: (model, word embeddings (1, T, E), position ids (1, T)) -> hidden (1, T, H).
         layers: model -> its layers.
         parts: layer -> its parts.
         head: our name -> the checkpoint's name of each tensor of its own MLM head; those of
             the decoder are stored only where they are not tied.
+        dropouts: names of the config's dropout probabilities.
+        load_options: keywords of ``AutoModel.from_pretrained``.
+        embedding_size: config -> E, the width of the word embeddings.
+        causal: a token sees the text up to itself only.
+        rotations: (model, position ids (1, T)) -> cosine and sine (T, d) by rotation.
+        last_norm: model -> the norm after the last layer (pre-norm families).
     """
 
     first_position: Callable[[Any], int]
@@ -54,10 +84,16 @@ class Family:
     layers: Callable[[nn.Module], nn.ModuleList]
     parts: Callable[[nn.Module], LayerParts]
     head: Mapping[str, str]
+    dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    load_options: Mapping[str, Any] = field(default_factory=dict)
+    embedding_size: Callable[[Any], int] = lambda config: int(config.hidden_size)
+    causal: bool = False
+    rotations: Callable[[nn.Module, Tensor], Rotations] = _no_rotations
+    last_norm: Callable[[nn.Module], Callable[[Tensor], Tensor]] = _no_norm
 
 
-def _bert_embed(model: Any, token_ids_1T: Tensor, position_ids_1T: Tensor) -> Tensor:
-    hidden_1TH: Tensor = model.embeddings(input_ids=token_ids_1T, position_ids=position_ids_1T)
+def _bert_embed(model: Any, words_1TE: Tensor, position_ids_1T: Tensor) -> Tensor:
+    hidden_1TH: Tensor = model.embeddings(inputs_embeds=words_1TE, position_ids=position_ids_1T)
     return hidden_1TH
 
 
@@ -68,10 +104,14 @@ def _bert_layers(model: Any) -> nn.ModuleList:
 
 def _bert_parts(layer: Any) -> LayerParts:
     attention = layer.attention.self
+
+    def key_value(read: Tensor) -> tuple[Tensor, Tensor]:
+        return attention.key(read), attention.value(read)
+
     return LayerParts(
+        project=lambda read: (attention.query(read), *key_value(read)),
         query=attention.query,
-        key=attention.key,
-        value=attention.value,
+        key_value=key_value,
         attention_dropout=attention.dropout.p,
         join=layer.attention.output,
         feed_forward=layer.feed_forward_chunk,
@@ -94,6 +134,7 @@ FAMILIES: dict[str, Family] = {
             "decoder": "cls.predictions.decoder.weight",
             "decoder_bias": "cls.predictions.decoder.bias",
         },
+        load_options={"add_pooling_layer": False},
     ),
     "roberta": Family(
         # Ids up to the padding id are reserved, so a 514-row table serves 512 tokens.
@@ -111,6 +152,7 @@ FAMILIES: dict[str, Family] = {
             "decoder": "lm_head.decoder.weight",
             "decoder_bias": "lm_head.decoder.bias",
         },
+        load_options={"add_pooling_layer": False},
     ),
 }
 

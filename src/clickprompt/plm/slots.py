@@ -74,6 +74,34 @@ class Group:
         """How many tokens stand in the slots."""
         return len(self.slots.at_T)
 
+    def visible_to(
+        self, asking: Slots, column_Q: Tensor, *, causal: bool, window: int | None
+    ) -> Tensor | None:
+        """Which text columns each query sees: bool (B, 1, Q, N), Q = 1 when all see the same.
+
+        Args:
+            asking: slots of the queries.
+            column_Q: text column of each query.
+            causal: a query sees the columns up to its own only.
+            window: a query sees the columns that are at most this far away; None: all.
+        """
+        if not causal and (window is None or window >= self.slots.width - 1):
+            return self.visible_B11N
+        column_P = column_Q.new_zeros(asking.rows * asking.width).index_copy_(
+            0, asking.at_T, column_Q
+        )
+        ahead_B1QN = torch.arange(self.slots.width, device=column_Q.device) - column_P.view(
+            asking.rows, 1, asking.width, 1
+        )
+        seen_B1QN = torch.ones_like(ahead_B1QN, dtype=torch.bool)
+        if causal:
+            seen_B1QN &= ahead_B1QN <= 0
+        if window is not None:
+            seen_B1QN &= ahead_B1QN.abs() <= window
+        if self.visible_B11N is not None:
+            seen_B1QN &= self.visible_B11N
+        return seen_B1QN
+
 
 def text_slots(mask_BN: Tensor) -> Slots:
     """Slots of the text tokens, in order, and of as many padding tokens as make T a round number.

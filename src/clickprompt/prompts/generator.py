@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clickprompt.prompts.layouts import KeyValuePrompts
+
 
 class PromptGenerator(nn.Module):
     """Parallel projections of the representation, one for every layer and prompt.
@@ -48,18 +50,15 @@ class PromptGenerator(nn.Module):
             nn.init.xavier_normal_(linear.weight, generator=generator)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, representation_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, representation_BD: Tensor) -> KeyValuePrompts:
         """Prompts of every row.
 
         Args:
             representation_BD: the CTR model's representation.
-
-        Returns:
-            Keys and values, (B, L, A, K, d) each.
         """
         output = self.second(torch.tanh(self.first(representation_BD)))
         prompts_BL2AKd = output.unflatten(1, self.shape)
-        return prompts_BL2AKd[:, :, 0], prompts_BL2AKd[:, :, 1]
+        return KeyValuePrompts(prompts_BL2AKd[:, :, 0], prompts_BL2AKd[:, :, 1])
 
 
 def rows_from_reference(
