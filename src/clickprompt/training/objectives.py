@@ -72,10 +72,10 @@ class Batch:
 
         Columns that are padding in the whole part are cut off.
         """
-        edges = np.linspace(0, len(self), parts + 1).round().astype(int)
-        start, stop = int(edges[number]), int(edges[number + 1])
         if parts == 1:
             return self
+        edges = np.linspace(0, len(self), parts + 1).round().astype(int)
+        start, stop = int(edges[number]), int(edges[number + 1])
         chosen: dict[str, Any] = {
             name: None if array is None else array[start:stop]
             for name, array in vars(self).items()
@@ -142,6 +142,10 @@ class ClickObjective:
         text: bool,
     ) -> None:
         self._input = model_input
+        # As plain arrays: numpy's own class for mapped files takes longer than reading the rows.
+        self._ids, self._labels = (
+            a.view(np.ndarray) for a in (model_input.ids, model_input.labels)
+        )
         self._machine = machine
         self._batch_size = batch_size
         self._evaluation_batch_size = evaluation_batch_size
@@ -157,7 +161,7 @@ class ClickObjective:
 
     def prepare(self, rows: np.ndarray, epoch: int = 0, step: int = 0) -> Batch:
         """Ids, labels and, with a PLM, the unmasked text of these rows."""
-        ids, label_B = self._input.ids[rows], self._input.labels[rows]
+        ids, label_B = self._ids[rows], self._labels[rows]
         if self._text is None:
             return Batch(x_id_BF=ids, label_B=label_B)
         token_ids_BN, length_B = self._text.tokens(rows, multiple_of=TOKEN_MULTIPLE)
@@ -235,6 +239,10 @@ class MaskedTokenObjective:
         validation_rows: int | None = None,
     ) -> None:
         self._input = model_input
+        # As plain arrays: numpy's own class for mapped files takes longer than reading the rows.
+        self._ids, self._labels = (
+            a.view(np.ndarray) for a in (model_input.ids, model_input.labels)
+        )
         self._machine = machine
         self._masking = masking
         self._batch_size = batch_size
@@ -279,8 +287,8 @@ class MaskedTokenObjective:
         column_S = np.append(column_S, np.zeros(more, dtype=np.int64))
         target_S = np.append(target_S, np.full(more, IGNORED))
         return Batch(
-            x_id_BF=self._input.ids[rows],
-            label_B=self._input.labels[rows],
+            x_id_BF=self._ids[rows],
+            label_B=self._labels[rows],
             token_ids_BN=masked_BN,
             length_B=length_B,
             row_S=row_S,
