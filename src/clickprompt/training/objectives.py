@@ -25,6 +25,7 @@ from clickprompt.modality import (
     shuffled_batches,
 )
 from clickprompt.parameters import MaskingParameters
+from clickprompt.training.cross_entropy import cross_entropy_sum
 from clickprompt.training.machine import Machine
 
 Split = Literal["train", "valid", "test"]
@@ -325,9 +326,7 @@ class MaskedTokenObjective:
             logit_SV = self.logits(model, batch)
         assert batch.target_S is not None
         target_S = to_device(batch.target_S, self._machine.device)
-        return functional.cross_entropy(
-            logit_SV.float(), target_S, reduction="sum", ignore_index=IGNORED
-        )
+        return cross_entropy_sum(logit_SV, target_S, IGNORED)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -350,11 +349,7 @@ class MaskedTokenObjective:
             for prompts in ("on", "off", "shuffled"):
                 with self._machine.autocast():
                     logit_SV = self.logits(model, batch, prompts)
-                sums[prompts] += float(
-                    functional.cross_entropy(
-                        logit_SV.float(), target_S, reduction="sum", ignore_index=IGNORED
-                    )
-                )
+                sums[prompts] += float(cross_entropy_sum(logit_SV, target_S, IGNORED))
                 hits[prompts] += int((logit_SV.argmax(dim=1) == target_S).sum())
         return {
             f"valid_mlm_{name}_prompts_{prompts}": value / max(count, 1)
