@@ -18,7 +18,8 @@ from benchmarks.results import machine_line, write_result
 
 SPEED = (
     "conversion",
-    "pretraining_step",
+    "plm_speed",
+    "plm_cost",
     "startup",
     "large_vocabulary",
     "ctr_speed",

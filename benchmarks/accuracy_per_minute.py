@@ -128,7 +128,7 @@ def rates(
 
     The median of some steps: another process of the machine must not count.
     """
-    from benchmarks.pretraining_step import our_step
+    from benchmarks.plm_steps import our_step
     from clickprompt.training.machine import choose_machine
     from clickprompt.training.objectives import MaskedTokenObjective
 

@@ -109,10 +109,10 @@ def matmul_gflops() -> dict[str, float]:
     """Best rate of a square matrix product here by precision: the limit of all sides."""
     import torch
 
-    from benchmarks.pretraining_step import _matmul_rate
+    from benchmarks.plm_steps import matmul_rate
 
     kinds = {"float32": torch.float32, "bf16": torch.bfloat16}
-    return {name: round(_matmul_rate(kind) / 1e9, 1) for name, kind in kinds.items()}
+    return {name: round(matmul_rate(kind) / 1e9, 1) for name, kind in kinds.items()}
 
 
 @contextmanager

@@ -23,6 +23,13 @@ from benchmarks.report_ctr_speed import (
     raw_section,
     speed_section,
 )
+from benchmarks.report_plm import FIGURE as MINUTES_FIGURE
+from benchmarks.report_plm import (
+    accuracy_per_minute_figure,
+    accuracy_per_minute_section,
+)
+from benchmarks.report_plm import cost_section as plm_cost_section
+from benchmarks.report_plm import speed_section as plm_speed_section
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.results import FOLDER
 from clickprompt.evaluation.significance import holm
@@ -51,7 +58,9 @@ def page() -> str:
     anchors = FOLDER / "anchors.json"
     parts.append(anchors_section(_read(anchors) if anchors.exists() else None))
     for name, section in (
-        ("pretraining_step", _step),
+        ("accuracy_per_minute", accuracy_per_minute_section),
+        ("plm_speed", plm_speed_section),
+        ("plm_cost", plm_cost_section),
         ("large_vocabulary", large_vocabulary_section),
         ("conversion", _conversion),
         ("scale", scale_section),
@@ -231,33 +240,6 @@ def _tuning(result: dict[str, Any]) -> str:
     )
 
 
-def _step(result: dict[str, Any]) -> str:
-    rates = result["matmul_gflops"]
-    return "\n\n".join(
-        [
-            "## Speed of a pretraining step",
-            "```sh\npython -m benchmarks pretraining_step\n```",
-            f"MiniLM with {result['plm_layers']} layers, DCNv2, K = 5, batch {result['batch']}, "
-            f"{result['mean_tokens']} tokens a row on average, {result['longest_tokens']} at most, "
-            "the same weights and rows, taking turns in one process. Reference style: float32, "
-            "every text tokenised in the loop and padded to the longest, the head on all positions "
-            f"and all 30,522 tokens. {_origin(result)}",
-            _grid(
-                ["step", "samples per second", "ratio"],
-                [
-                    ["reference style", f"{result['reference_samples_per_second']:g}", "1"],
-                    ["ours", f"{result['our_samples_per_second']:g}", f"{result['ratio']:g}"],
-                ],
-            ),
-            f"Matrix products of 2048 x 2048: {rates['float32']:g} GFLOP/s in float32, "
-            f"{rates['bf16']:g} in bf16. Useful arithmetic of our step: "
-            f"{result['useful_gflops']:g} GFLOP/s, {result['share_of_matmul_rate']:.0%} of the "
-            f"{result['precision']} rate. Both styles give the same loss on one masked batch in "
-            f"float64, relative difference {result['same_loss_relative_difference']:.1g}.",
-        ]
-    )
-
-
 def _conversion(result: dict[str, Any]) -> str:
     rows = [[key, f"{value:,}"] for key, value in result.items() if isinstance(value, int | float)]
     return "\n\n".join(
@@ -294,9 +276,16 @@ def _read(path: Any) -> dict[str, Any]:
 
 def figures() -> dict[Path, str]:
     """The figures of the page: path -> content."""
-    path = FOLDER / "scale.json"
-    drawn = scale_figure(_read(path)) if path.exists() else None
-    return {} if drawn is None else {PAGE.parent / FIGURE: drawn}
+    drawn = {}
+    for name, figure, draw in (
+        ("scale", FIGURE, scale_figure),
+        ("accuracy_per_minute", MINUTES_FIGURE, accuracy_per_minute_figure),
+    ):
+        path = FOLDER / f"{name}.json"
+        drawing = draw(_read(path)) if path.exists() else None
+        if drawing is not None:
+            drawn[PAGE.parent / figure] = drawing
+    return drawn
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def bf16_is_quicker(device: torch.device) -> bool:
 
     Not on Intel processors without AMX, or where a virtual machine hides it: on one, AVX512_BF16
     alone gave 147 GFLOP/s against 263 in float32 (``benchmarks.ctr_speed``), on an AMD one 417
-    against 194 (``benchmarks.pretraining_step``). It follows from what the processor says of
+    against 194 (``benchmarks.plm_speed``). It follows from what the processor says of
     itself, so that a machine chooses the same every time.
     """
     if device.type != "cpu" or torch.cpu._is_amx_tile_supported():
