@@ -55,11 +55,12 @@ def tokenise_pieces(
     from clickprompt import modality
     from clickprompt.plm import load_tokenizer
 
+    limit, causal = _text_of(plm)
     return modality.tokenise_pieces(
         text_view,
         field_codes,
-        load_tokenizer(plm),
-        max_tokens=_longest_text(plm),
+        modality.PieceTokenizer.of(load_tokenizer(plm), causal=causal),
+        max_tokens=limit,
         long_text=plm.long_text,
     )
 
@@ -99,21 +100,20 @@ def compare_counts(
         logger.warning(message)
 
 
-def _longest_text(plm: PLMParameters) -> int:
-    """Tokens that a row may have: ``plm.max_tokens``, else all positions of the model."""
-    from transformers import AutoConfig
+def _text_of(plm: PLMParameters) -> tuple[int, bool]:
+    """Tokens that a row may have, and whether the model is causal.
 
+    The former is ``plm.max_tokens``, else all positions of the model.
+    """
     from clickprompt.plm import resolve_source
     from clickprompt.plm.families import family_of
 
     source = resolve_source(plm)
-    config = AutoConfig.from_pretrained(
-        source.folder, local_files_only=True, trust_remote_code=False
-    )
-    limit = family_of(config.model_type).positions(config)
+    family = family_of(source.config().get("model_type"))
+    limit = family.positions(source.model_config())
     if plm.max_tokens is not None and plm.max_tokens > limit:
         raise ValueError(
             f"plm.max_tokens must be at most {limit}, the position limit of {source.name}, "
             f"got {plm.max_tokens}"
         )
-    return plm.max_tokens or limit
+    return plm.max_tokens or limit, family.causal
