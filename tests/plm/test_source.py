@@ -16,7 +16,8 @@ from tokenizers.models import WordLevel
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm import load_encoder, load_tokenizer, resolve_source
 from clickprompt.plm.source import EMBEDDED, EMBEDDED_SHA256
-from tests.plm.tiny import LAYERS, VOCABULARY, save_tiny
+from tests.end_to_end.project import make_causal_tokenizer
+from tests.plm.tiny import CLASSES, LAYERS, VOCABULARY, save_tiny
 
 
 @pytest.fixture
@@ -113,6 +114,21 @@ def test_the_first_layers_are_kept(folder):
         assert torch.equal(two(token_ids_BN, None), second)
 
 
+def test_what_a_configuration_leaves_out_is_the_familys_default(tmp_path):
+    """A handwritten DistilBERT: its own names, and no word of the vocabulary's size."""
+    save_tiny(tmp_path, "distilbert", vocab_size=30522, n_layers=2)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "num_hidden_layers" not in config
+    del config["vocab_size"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    encoder = load_encoder(_parameters(tmp_path))
+    assert (encoder.layers, encoder.vocabulary_size) == (2, 30522)
+    with pytest.raises(ValueError, match=r"plm.keep_layers must be in 1..2, got 3"):
+        load_encoder(_parameters(tmp_path, keep_layers=3))
+    _add_tokenizer(tmp_path, WORDS)
+    assert len(load_tokenizer(_parameters(tmp_path))) == len(WORDS)
+
+
 @pytest.mark.parametrize(("source", "layers"), [(EMBEDDED, 6), ("tiny", LAYERS)])
 def test_too_many_layers(folder, source, layers):
     parameters = PLMParameters(source=str(folder) if source == "tiny" else source, keep_layers=9)
@@ -120,10 +136,16 @@ def test_too_many_layers(folder, source, layers):
         load_encoder(parameters)
 
 
-def test_dropout_is_the_checkpoints_own_unless_named(folder):
+@pytest.mark.parametrize("family", CLASSES)
+def test_dropout_is_the_checkpoints_own_unless_named(family, tmp_path):
+    folder = tmp_path
+    save_tiny(folder, family)
+
     def probabilities(parameters: PLMParameters) -> set[float]:
-        modules = load_encoder(parameters).modules()
-        return {module.p for module in modules if isinstance(module, torch.nn.Dropout)}
+        encoder = load_encoder(parameters)
+        modules = {m.p for m in encoder.modules() if isinstance(m, torch.nn.Dropout)}
+        layers = encoder.family.layers(encoder.model)
+        return modules | {encoder.family.parts(layer).attention_dropout for layer in layers}
 
     assert probabilities(_parameters(folder)) == {0.1}
     assert probabilities(_parameters(folder, dropout=0.3)) == {0.3}
@@ -146,7 +168,9 @@ def test_folder_without_configuration(folder):
 def test_folder_with_pickled_weights_only(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"got only pytorch_model.bin \(pickle is never loaded\)"):
+    with pytest.raises(
+        ValueError, match=r"got only pytorch_model.bin \(pickle is never loaded\) .*user-guide.md, section 3"
+    ):
         load_encoder(_parameters(folder))
 
 
@@ -174,9 +198,10 @@ def test_missing_tensors(folder):
 
 def test_unsupported_family(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    with pytest.raises(ValueError, match=r"supported family \(bert, roberta\), got .* 'gpt2'"):
-        load_encoder(_parameters(folder))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+    for load in (load_encoder, load_tokenizer):
+        with pytest.raises(ValueError, match=r"supported family \(bert, .*, gpt2\), got .* 't5'"):
+            load(_parameters(folder))
 
 
 def test_relative_positions(folder):
@@ -226,6 +251,22 @@ def test_tokenizer_without_mask(folder):
         load_tokenizer(_parameters(folder))
 
 
+def test_tokenizer_of_a_causal_model(tmp_path):
+    save_tiny(tmp_path, "gpt2")
+    make_causal_tokenizer(["a b"]).save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="tokenizer of plm.source must have bos_token or eos_token"):
+        load_tokenizer(_parameters(tmp_path))
+    settings["eos_token"] = "<|endoftext|>"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=rf"at most the {VOCABULARY} tokens .* got 258"):
+        load_tokenizer(_parameters(tmp_path))
+    save_tiny(tmp_path, "gpt2", vocab_size=258)
+    tokenizer = load_tokenizer(_parameters(tmp_path))
+    assert (tokenizer.mask_token, tokenizer.eos_token_id) == (None, 0)
+
+
 def test_tokenizer_of_another_model(folder):
     _add_tokenizer(folder, WORDS + [str(i) for i in range(VOCABULARY)])
     with pytest.raises(ValueError, match=rf"at most the {VOCABULARY} tokens .* got 126"):
@@ -249,10 +290,12 @@ def test_hub_name_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        ValueError, match=r"'roberta-base'.*could not be fetched.*into a folder and set plm.source"
-    ):
-        resolve_source(PLMParameters(source="roberta-base"))
+    place = (
+        r"'FacebookAI/roberta-base'.*could not be fetched.*put its config.json, .*vocab.json with "
+        r"merges.txt.* into a folder and .*--params=plm.source=data/plm/roberta-base"
+    )
+    with pytest.raises(ValueError, match=place):
+        resolve_source(PLMParameters(source="FacebookAI/roberta-base"))
 
 
 def test_hub_name_is_fetched_without_pickles(monkeypatch, folder):
