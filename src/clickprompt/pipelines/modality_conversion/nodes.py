@@ -55,12 +55,11 @@ def tokenise_pieces(
     from clickprompt import modality
     from clickprompt.plm import load_tokenizer
 
-    limit, causal = _text_of(plm)
     return modality.tokenise_pieces(
         text_view,
         field_codes,
-        modality.PieceTokenizer.of(load_tokenizer(plm), causal=causal),
-        max_tokens=limit,
+        modality.PieceTokenizer.of(load_tokenizer(plm), causal=_is_causal(plm)),
+        max_tokens=_longest_text(plm),
         long_text=plm.long_text,
     )
 
@@ -100,11 +99,16 @@ def compare_counts(
         logger.warning(message)
 
 
-def _text_of(plm: PLMParameters) -> tuple[int, bool]:
-    """Tokens that a row may have, and whether the model is causal.
+def _is_causal(plm: PLMParameters) -> bool:
+    """Whether the model reads a text from left to right, without special tokens behind it."""
+    from clickprompt.plm import resolve_source
+    from clickprompt.plm.families import family_of
 
-    The former is ``plm.max_tokens``, else all positions of the model.
-    """
+    return family_of(resolve_source(plm).config().get("model_type")).causal
+
+
+def _longest_text(plm: PLMParameters) -> int:
+    """Tokens that a row may have: ``plm.max_tokens``, else all positions of the model."""
     from clickprompt.plm import resolve_source
     from clickprompt.plm.families import family_of
 
@@ -116,4 +120,4 @@ def _text_of(plm: PLMParameters) -> tuple[int, bool]:
             f"plm.max_tokens must be at most {limit}, the position limit of {source.name}, "
             f"got {plm.max_tokens}"
         )
-    return plm.max_tokens or limit, family.causal
+    return plm.max_tokens or limit
