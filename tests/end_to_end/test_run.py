@@ -317,7 +317,7 @@ def test_a_causal_language_model_chosen_by_its_name(tmp_path):
     _, (tracked,) = runs(project)
     assert "pretrain/valid_clm_loss_prompts_on" in tracked.data.metrics
     assert tracked.data.params["plm.source"] == "my-gpt2"
-    assert tracked.data.params["plm.keep_layers"] == "None"
+    assert tracked.data.params["plm.keep_layers"] == "null"
     curves = (project / "data/08_reporting/pretraining_curves.json").read_text()
     assert "PA-CLM loss" in curves
     again = run(project, "--params=plm.name=minilm_2,plm.source=my-gpt2,plm.keep_layers=null")

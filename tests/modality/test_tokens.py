@@ -230,9 +230,7 @@ def test_a_word_with_the_text_of_a_special_token_is_tokenised_alone(word_piece):
 
 @pytest.fixture(scope="module")
 def causal() -> PieceTokenizer:
-    return PieceTokenizer.of(
-        make_causal_tokenizer(TITLES, 300), name="small GPT-2", causal=True
-    )
+    return PieceTokenizer.of(make_causal_tokenizer(TITLES, 300), name="small GPT-2", causal=True)
 
 
 TITLES = [f"user id is {n}. movie title is The long film {n}." for n in range(50)]
@@ -259,7 +257,9 @@ def test_the_begin_of_a_text_is_the_tokenizers_own_choice_where_it_has_one():
 
 def test_a_causal_tokenizer_without_a_begin_is_refused():
     bare = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
-    with pytest.raises(ValueError, match="tokenizer bare must have a bos or an eos token .*neither"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer bare must have a bos or an eos token .*neither"
+    ):
         PieceTokenizer.of(bare, name="bare", causal=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -52,7 +53,9 @@ class _Doubled(nn.Module):
         return 2 * self.inside(x)
 
 
-@pytest.mark.parametrize(("family", "fused"), [("gpt2", "attn.c_attn"), ("modernbert", "attn.Wqkv")])
+@pytest.mark.parametrize(
+    ("family", "fused"), [("gpt2", "attn.c_attn"), ("modernbert", "attn.Wqkv")]
+)
 def test_a_wrapped_projection_is_asked_and_not_its_weight(family, fused, tmp_path):
     plain = _load(tmp_path, family)
     wrapped, scaled = copy.deepcopy(plain), copy.deepcopy(plain)
@@ -78,9 +81,7 @@ def test_a_local_layer_sees_its_window_and_all_prompts(tmp_path):
     changed_1N = token_ids_1N.clone()
     changed_1N[0, 0] += 1
     shape = (2, 1, LAYERS, encoder.heads, 1, encoder.head_size)
-    key, value = torch.randn(
-        shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
+    key, value = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = encoder(token_ids_1N, None, KeyValuePrompts(key, value))[0]
         after = encoder(changed_1N, None, KeyValuePrompts(key, value))[0]
@@ -89,6 +90,29 @@ def test_a_local_layer_sees_its_window_and_all_prompts(tmp_path):
     assert (after[: reached + 1] != before[: reached + 1]).any(dim=-1).all()
     torch.testing.assert_close(after[reached + 1 :], before[reached + 1 :], rtol=0, atol=1e-13)
     assert (prompted != before).any(dim=-1).all()
+
+
+@pytest.mark.parametrize("keep_layers", [None, 2])
+def test_a_modernbert_configuration_of_the_hub(keep_layers, tmp_path):
+    """Published ones name both bases, and say how many layers apart the global ones are."""
+    bases = {"full_attention": 160000.0, "sliding_attention": 10000.0}
+    rope = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+    save_tiny(tmp_path, "modernbert", rope_parameters=rope)
+    parameters = PLMParameters(source=str(tmp_path), keep_layers=keep_layers)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    with torch.no_grad():
+        expected = load_encoder(parameters).eval()(TOKENS_BN, None)
+        del config["layer_types"], config["rope_parameters"]
+        old = {"global_rope_theta": bases["full_attention"], "local_rope_theta": 10000.0}
+        path.write_text(json.dumps(config | old | {"global_attn_every_n_layers": 3}))
+        encoder = load_encoder(parameters).eval()
+        assert torch.equal(encoder(TOKENS_BN, None), expected)
+        kinds = [encoder.family.parts(layer).rotation for layer in encoder.model.layers]
+        assert kinds == ["full_attention", *["sliding_attention"] * 2][:keep_layers]
+        # Another base must matter, or nothing was tested.
+        path.write_text(json.dumps(config | old | {"local_rope_theta": 3.0}))
+        assert not torch.equal(load_encoder(parameters).eval()(TOKENS_BN, None), expected)
 
 
 @pytest.mark.parametrize("model_type", ["deberta", "deberta-v2"])

@@ -169,7 +169,8 @@ def test_folder_with_pickled_weights_only(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(
-        ValueError, match=r"got only pytorch_model.bin \(pickle is never loaded\) .*user-guide.md, section 3"
+        ValueError,
+        match=r"got only pytorch_model.bin \(pickle is never loaded\) .*user-guide.md, section 3",
     ):
         load_encoder(_parameters(folder))
 
@@ -256,7 +257,9 @@ def test_tokenizer_of_a_causal_model(tmp_path):
     make_causal_tokenizer(["a b"]).save(str(tmp_path / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="tokenizer of plm.source must have bos_token or eos_token"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer of plm\.source must have bos_token or eos_token"
+    ):
         load_tokenizer(_parameters(tmp_path))
     settings["eos_token"] = "<|endoftext|>"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -101,13 +101,15 @@ def test_active_vocabulary_leaves_out_what_no_train_text_has(inputs):
 
 @pytest.mark.parametrize("prompts", ["on", "off"])
 def test_the_loss_is_that_of_the_language_model(inputs, prompts):
-    """Off: transformers' own loss. On: that of a cache that holds the prompts, position by position."""
+    """Off: transformers' own. On: transformers' with the prompts as a prefix of its cache."""
     model_input, plm = inputs
     model = _model(inputs).eval().double()
     objective = _objective(NextTokenObjective, model_input, vocabulary="full")
     rows = np.arange(6)
     batch = objective.prepare(rows, 0, 0)
-    theirs = GPT2LMHeadModel.from_pretrained(plm.source, attn_implementation="eager").eval().double()
+    theirs = (
+        GPT2LMHeadModel.from_pretrained(plm.source, attn_implementation="eager").eval().double()
+    )
     tokens_BN = torch.from_numpy(batch.token_ids_BN)
     with torch.no_grad():
         logits_SV = objective.logits(model, batch, prompts)
@@ -173,8 +175,9 @@ def test_pretraining_and_both_finetunings(inputs, tmp_path):
     assert valid[-1] < valid[0]
     assert set(pretrained.report["metrics"]) == {
         "train_loss",
-        *(f"valid_clm_{m}_prompts_{w}" for m in ("loss", "accuracy") for w in ("on", "off", "shuffled")),
-    }  # fmt: skip
+        *(f"valid_clm_loss_prompts_{way}" for way in ("on", "off", "shuffled")),
+        *(f"valid_clm_accuracy_prompts_{way}" for way in ("on", "off", "shuffled")),
+    }
     text_of_figure = plot_pretraining_curves(pretrained).to_json()
     assert "PA-CLM loss" in text_of_figure
     assert "Next-token accuracy" in text_of_figure

@@ -55,9 +55,7 @@ class PieceTokenizer:
     special_ids: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, tokenizer: Any, name: str | None = None, *, causal: bool = False
-    ) -> PieceTokenizer:
+    def of(cls, tokenizer: Any, name: str | None = None, *, causal: bool = False) -> PieceTokenizer:
         """Adapt a fast tokenizer.
 
         Args:
