@@ -93,7 +93,8 @@ def test_every_ctr_model_has_its_line():
 
 def test_every_family_has_its_line():
     (table,) = re.findall(r"\| `model_type` .*?\n\n", read(PAGE), flags=re.DOTALL)
-    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(FAMILIES)
+    _, *rows = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert rows == list(FAMILIES)
 
 
 def test_the_guide_names_every_language_model_of_conf_with_its_source():
