@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from clickprompt.modality import PieceTokenizer
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm import load_encoder, load_tokenizer, resolve_source
 from clickprompt.plm.source import EMBEDDED, EMBEDDED_SHA256
@@ -244,6 +245,24 @@ def test_tokenizer_of_a_folder(folder):
     _add_tokenizer(folder, WORDS)
     tokenizer = load_tokenizer(_parameters(folder))
     assert tokenizer.convert_tokens_to_ids(["movie", "[MASK]"]) == [5, 4]
+
+
+def test_tokenizer_of_a_vocabulary_alone(folder):
+    """As TinyBERT's page has it."""
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    tokenizer = PieceTokenizer.of(load_tokenizer(_parameters(folder)))
+    assert (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id) == (2, 3, 4, 0)
+    assert tokenizer.token_ids(["movie"]) == [[5]]
+
+
+def test_tokenizer_of_a_vocabulary_and_merges(tmp_path):
+    text = "user id is 7. movie title is Heat."
+    own = make_causal_tokenizer([text] * 5, 290)
+    save_tiny(tmp_path, "gpt2", vocab_size=290)
+    own.model.save(str(tmp_path))  # vocab.json and merges.txt
+    tokenizer = PieceTokenizer.of(load_tokenizer(_parameters(tmp_path)), causal=True)
+    assert (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (0, None, None)
+    assert tokenizer.token_ids([text]) == [own.encode(text).ids]
 
 
 def test_tokenizer_without_mask(folder):
