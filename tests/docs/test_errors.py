@@ -98,7 +98,7 @@ def hub_without_network() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(huggingface_hub, "snapshot_download", fail)
-        resolve_source(parameters(plm={"source": "roberta-base"}).plm)
+        resolve_source(parameters(plm={"name": "roberta_base"}).plm)
 
 
 def more_tokens_than_positions() -> None:
@@ -281,7 +281,7 @@ ERRORS: list[Callable[[], Any]] = [
     lambda: language_model(sha256="0" * 64),
     hub_without_network,
     lambda: language_model(weights="pytorch_model.bin"),
-    lambda: language_model(family="electra"),
+    lambda: language_model(family="deberta-v2"),
     layers_out_of_range,
     more_tokens_than_positions,
     long_texts,

@@ -9,7 +9,10 @@ from contextlib import chdir
 
 import pandas as pd
 import pytest
+import torch
 
+from clickprompt.parameters import PLMParameters
+from clickprompt.plm import load_encoder
 from tests.docs.pages import PAGES, blocks
 from tests.docs.test_readme import OWN_TABLE
 
@@ -26,7 +29,11 @@ with mlflow.start_run(run_name="movielens_small dnn seed 1"):
 """
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON_BLOCKS if "mlflow" not in b.text], ids=str)
+OF_ITS_OWN = ("mlflow", "safetensors")
+ON_PRODUCTS = [b for b in PYTHON_BLOCKS if not any(word in b.text for word in OF_ITS_OWN)]
+
+
+@pytest.mark.parametrize("block", ON_PRODUCTS, ids=str)
 def test_python_block(block, products, capsys):
     with chdir(products), pd.option_context("display.width", 250, "display.max_columns", None):
         exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
@@ -56,3 +63,25 @@ def test_mlflow_block(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "movielens_small dnn seed 1" in done.stdout
     assert "0.75" in done.stdout
+
+
+def test_conversion_block(tmp_path):
+    """A pickled checkpoint becomes one that loads, with the same weights."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    (block,) = (block for block in PYTHON_BLOCKS if "safetensors" in block.text)
+    folder = tmp_path / "data/plm/tinybert"
+    folder.mkdir(parents=True)
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
+    model = BertForMaskedLM(BertConfig(**sizes, num_hidden_layers=2))
+    model.config.save_pretrained(folder)
+    # The decoder is the table of word embeddings: two names of one tensor.
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    plm = PLMParameters(source=str(folder), keep_layers=None)
+    with pytest.raises(ValueError, match="pickle is never loaded"):
+        load_encoder(plm)
+    with chdir(tmp_path):
+        exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
+    loaded = load_encoder(plm).model.state_dict()
+    for name, weight in model.bert.state_dict().items():
+        assert torch.equal(loaded[name], weight), name

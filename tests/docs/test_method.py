@@ -8,6 +8,7 @@ import pytest
 
 from clickprompt.modality.views import piece_text
 from clickprompt.parameters import CTR_MODELS, check_parameters
+from clickprompt.plm.families import FAMILIES
 from clickprompt.readers import read_interactions
 from tests.docs.pages import REPOSITORY, blocks, read
 from tests.docs.test_readme import configuration
@@ -88,6 +89,20 @@ def test_sentence_of_the_page_is_that_of_the_first_movie():
 def test_every_ctr_model_has_its_line():
     (table,) = re.findall(r"\| `ctr\.name` .*?\n\n", read(PAGE), flags=re.DOTALL)
     assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == set(CTR_MODELS)
+
+
+def test_every_family_has_its_line():
+    (table,) = re.findall(r"\| `model_type` .*?\n\n", read(PAGE), flags=re.DOTALL)
+    _, *rows = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert rows == list(FAMILIES)
+
+
+def test_the_guide_names_every_language_model_of_conf_with_its_source():
+    (table,) = re.findall(r"\| `plm\.name` .*?\n\n", read("docs/user-guide.md"), flags=re.DOTALL)
+    named = set(re.findall(r"`([\w./-]+)`", table)) - {"plm.name"}
+    choices = configuration("base")["parameters"]["plm_choices"]
+    hub = {choice["source"] for choice in choices.values() if "/" in choice["source"]}
+    assert named == set(choices) | hub
 
 
 def table_row(start: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import string
+from collections.abc import Iterable
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,50 @@ def write_tiny_encoder(folder: Path) -> None:
             num_attention_heads=2,
             intermediate_size=64,
             max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)
+
+
+def make_causal_tokenizer(texts: Iterable[str], size: int = 258) -> Any:
+    """Byte-level BPE as GPT-2's: nothing around a text, one special token, which ends texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def write_tiny_gpt2(folder: Path) -> None:
+    """A random two-layer GPT-2 with a byte-level BPE of words like those of the synthetic data."""
+    import torch
+    from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+
+    titles = [f"{one} {two}" for one in ADJECTIVES for two in WORDS]
+    texts = [f"user id is {n}. movie title is {title}." for n, title in enumerate(titles)]
+    texts += [f"genre is {genre}." for genre in GENRES]
+    tokenizer = make_causal_tokenizer(texts, 500)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    GPT2Model(
+        GPT2Config(
+            vocab_size=tokenizer.get_vocab_size(),
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=96,
+            bos_token_id=0,
+            eos_token_id=0,
         )
     ).save_pretrained(folder)
 

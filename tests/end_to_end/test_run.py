@@ -14,7 +14,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from tests.end_to_end.project import QUICK, make_project, run
+from tests.end_to_end.project import QUICK, make_project, run, write_tiny_gpt2
 
 ENVIRONMENT = os.environ | {
     "KEDRO_DISABLE_TELEMETRY": "1",
@@ -163,6 +163,7 @@ MISTAKES = [
     (["--params=data.item=movie_ids"], ["movie_ids", "did you mean 'movie_id'"]),
     (["--params=plm.source=no/such/folder"], ["plm.source", "no/such/folder"]),
     (["--params=plm.keep_layers=9"], ["keep_layers", "9"]),
+    (["--params=plm.name=roberta_bas"], ["plm_choices", "did you mean 'roberta_base'"]),
     (["--params=plm.max_tokens=999"], ["plm.max_tokens must be at most 64", "999"]),
     (["--params=plm.max_tokens=8,plm.long_text=error"], ["texts must have at most 8 tokens"]),
     (["--pipeline=pretraining"], ["pretraining", "Did you mean", "pretrain"]),
@@ -296,3 +297,29 @@ def test_interrupted_and_killed_runs_are_marked(project, tmp_path):
 def test_quick_parameters_are_what_the_project_was_made_with(project):
     _, tracked = runs(project)
     assert tracked[-1].data.params["prompts.count"] == str(QUICK["prompts"]["count"])
+
+
+def test_a_causal_language_model_chosen_by_its_name(tmp_path):
+    """GPT-2: texts without special tokens behind them, PA-CLM, pooling of the last token."""
+    quick = QUICK["finetune"]
+    with_plm = quick["with_plm"] | {"pooling": "last"}
+    project = make_project(
+        tmp_path,
+        ratings=900,
+        plm={"name": "tiny"},
+        plm_choices={"tiny": {"source": "my-gpt2"}},
+        finetune=quick | {"with_plm": with_plm},
+    )
+    write_tiny_gpt2(project / "my-gpt2")
+    result = run(project)
+    assert result.exit_code == 0, result.output
+    assert [row["plm"] for row in results(project)] == [None, "my-gpt2", "my-gpt2"]
+    _, (tracked,) = runs(project)
+    assert "pretrain/valid_clm_loss_prompts_on" in tracked.data.metrics
+    assert tracked.data.params["plm.source"] == "my-gpt2"
+    assert tracked.data.params["plm.keep_layers"] == "null"
+    curves = (project / "data/08_reporting/pretraining_curves.json").read_text()
+    assert "PA-CLM loss" in curves
+    again = run(project, "--params=plm.name=minilm_2,plm.source=my-gpt2,plm.keep_layers=null")
+    assert again.exit_code == 0, again.output
+    assert again.output.count("running: ") == 3, "the same model by another way is up to date"

@@ -11,11 +11,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
-from clickprompt.modality import FieldCodes, PieceTokenizer, TextView, tokenise_pieces
+from clickprompt.modality import (
+    FieldCodes,
+    ModelInput,
+    PieceTokenizer,
+    TextBatcher,
+    TextView,
+    tokenise_pieces,
+    write_model_input,
+)
 from clickprompt.modality.tokens import _token_table as token_table
 from clickprompt.modality.tokens import _tokenise_together as tokenise_together
 from clickprompt.modality.tokens import kept_lengths
 from clickprompt.modality.views import piece_text
+from tests.end_to_end.project import make_causal_tokenizer
 from tests.modality.conftest import make_byte_level_bpe, make_data, package_tokenizer_path
 from tests.reference.modality_twins import cut_one_by_one
 
@@ -214,3 +223,81 @@ def test_a_word_with_the_text_of_a_special_token_is_tokenised_alone(word_piece):
     assert tokenise_together([" a", " b[SEP]c"], word_piece) is None
     assert tokenise_together([" a", " b"], word_piece) is not None
     assert word_piece.backend.encode_special_tokens
+
+
+# --- causal models ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def causal() -> PieceTokenizer:
+    return PieceTokenizer.of(make_causal_tokenizer(TITLES, 300), name="small GPT-2", causal=True)
+
+
+TITLES = [f"user id is {n}. movie title is The long film {n}." for n in range(50)]
+
+
+def test_special_tokens_of_a_causal_model(causal):
+    end = causal.backend.token_to_id("<|endoftext|>")
+    assert (causal.cls_id, causal.sep_id, causal.mask_id, causal.pad_id) == (end, None, None, end)
+    assert causal.special_ids == (end,)
+    assert causal.around == 1
+
+
+def test_the_begin_of_a_text_is_the_tokenizers_own_choice_where_it_has_one():
+    backend = make_causal_tokenizer(TITLES, 300)
+    backend.add_special_tokens(["<s>", "<pad>"])
+    begin, pad = backend.token_to_id("<s>"), backend.token_to_id("<pad>")
+    named = PieceTokenizer.of(backend, name="named", causal=True)
+    assert (named.cls_id, named.pad_id) == (begin, pad)
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    assert PieceTokenizer.of(backend, name="own", causal=True).cls_id == 0
+
+
+def test_a_causal_tokenizer_without_a_begin_is_refused():
+    bare = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    with pytest.raises(
+        ValueError, match=r"tokenizer bare must have a bos or an eos token .*neither"
+    ):
+        PieceTokenizer.of(bare, name="bare", causal=True)
+
+
+@given(cells=st.lists(values, min_size=5, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_pieces_of_a_causal_text_are_its_tokens(causal, cells):
+    pieces = [
+        piece_text(cell, field, DATA, first=position == 0)
+        for position, (cell, field) in enumerate(zip(cells, DATA.fields, strict=True))
+    ]
+    whole = causal.token_ids(["".join(pieces)])[0]
+    tokens, offsets = token_table(pieces, causal)
+    assert np.concatenate([tokens[a:b] for a, b in pairwise(offsets)]).tolist() == whole
+    assert causal.cls_id not in whole
+
+
+@pytest.mark.parametrize("max_tokens", [512, 12])
+def test_texts_of_a_causal_model_begin_with_its_token_and_end_with_text(
+    views, causal, tmp_path, max_tokens
+):
+    tokens = tokenise_pieces(views.text_view, views.field_codes, causal, max_tokens=max_tokens)
+    model_input = write_model_input(
+        tmp_path / "input", views.field_codes, views.id_view, views.text_view, tokens
+    )
+    batcher = TextBatcher(ModelInput.open(tmp_path / "input"))
+    rows = np.arange(20)
+    token_ids_BN, lengths_B = batcher.tokens(rows)
+    np.testing.assert_array_equal(lengths_B, model_input.text_lengths()[rows])
+    maskable_BN = batcher.maskable(token_ids_BN, lengths_B)
+    cut = 0
+    for row, text in enumerate(causal.token_ids(views.texts[:20])):
+        length = int(lengths_B[row])
+        assert length == min(1 + len(text), max_tokens)
+        assert token_ids_BN[row, 0] == causal.cls_id
+        assert (token_ids_BN[row, length:] == causal.pad_id).all()
+        assert maskable_BN[row].nonzero()[0].tolist() == list(range(1, length))
+        if length == 1 + len(text):
+            assert token_ids_BN[row, 1:length].tolist() == text
+        cut += length < 1 + len(text)
+    assert (cut > 0) == (max_tokens == 12)
+    assert sum(tokens.truncated.values()) >= cut

@@ -13,6 +13,11 @@ BATCH, HEADS, TEXT, PROMPTS, SIZE = 3, 2, 5, 4, 6
 VISIBLE = {
     "no padding": np.ones((BATCH, TEXT), bool),
     "padding": np.arange(TEXT) < np.array([5, 2, 3])[:, None],
+    "causal": np.tril(np.ones((BATCH, TEXT, TEXT), bool)),
+    "causal, padding": np.tril(np.ones((BATCH, TEXT, TEXT), bool))
+    & (np.arange(TEXT) < np.array([5, 2, 3])[:, None])[:, None],
+    "window": np.abs(np.subtract.outer(np.arange(TEXT), np.arange(TEXT)))
+    <= np.ones((BATCH, 1, 1), int),
 }
 
 
@@ -20,6 +25,12 @@ def _inputs(prompts: int = PROMPTS) -> twin.AttentionInputs:
     generator = np.random.default_rng(0)
     shapes = [(BATCH, HEADS, columns, SIZE) for columns in (TEXT, TEXT, TEXT, prompts, prompts)]
     return twin.AttentionInputs(*(generator.normal(size=shape) for shape in shapes))
+
+
+def _mask(visible: np.ndarray) -> torch.Tensor:
+    """(B, N) or (B, N, N) -> (B, 1, 1 or N, N)."""
+    mask = torch.from_numpy(visible)
+    return mask[:, None, None] if mask.ndim == 2 else mask[:, None]
 
 
 @pytest.mark.parametrize("prompts", [0, 1, PROMPTS])
@@ -36,7 +47,7 @@ def test_value_and_gradient_are_the_twins(kernel, visible_BN, prompts):
         key,
         value,
         (prompt_key, prompt_value) if prompts else None,
-        None if visible_BN.all() else torch.from_numpy(visible_BN)[:, None, None],
+        None if visible_BN.all() else _mask(visible_BN),
         dropout=0.0,
         scaling=SIZE**-0.5,
     )

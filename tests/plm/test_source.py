@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from clickprompt.modality import PieceTokenizer
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm import load_encoder, load_tokenizer, resolve_source
 from clickprompt.plm.source import EMBEDDED, EMBEDDED_SHA256
-from tests.plm.tiny import LAYERS, VOCABULARY, save_tiny
+from tests.end_to_end.project import make_causal_tokenizer
+from tests.plm.tiny import CLASSES, LAYERS, VOCABULARY, save_tiny
 
 
 @pytest.fixture
@@ -113,6 +115,21 @@ def test_the_first_layers_are_kept(folder):
         assert torch.equal(two(token_ids_BN, None), second)
 
 
+def test_what_a_configuration_leaves_out_is_the_familys_default(tmp_path):
+    """A handwritten DistilBERT: its own names, and no word of the vocabulary's size."""
+    save_tiny(tmp_path, "distilbert", vocab_size=30522, n_layers=2)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "num_hidden_layers" not in config
+    del config["vocab_size"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    encoder = load_encoder(_parameters(tmp_path))
+    assert (encoder.layers, encoder.vocabulary_size) == (2, 30522)
+    with pytest.raises(ValueError, match=r"plm.keep_layers must be in 1..2, got 3"):
+        load_encoder(_parameters(tmp_path, keep_layers=3))
+    _add_tokenizer(tmp_path, WORDS)
+    assert len(load_tokenizer(_parameters(tmp_path))) == len(WORDS)
+
+
 @pytest.mark.parametrize(("source", "layers"), [(EMBEDDED, 6), ("tiny", LAYERS)])
 def test_too_many_layers(folder, source, layers):
     parameters = PLMParameters(source=str(folder) if source == "tiny" else source, keep_layers=9)
@@ -120,10 +137,16 @@ def test_too_many_layers(folder, source, layers):
         load_encoder(parameters)
 
 
-def test_dropout_is_the_checkpoints_own_unless_named(folder):
+@pytest.mark.parametrize("family", CLASSES)
+def test_dropout_is_the_checkpoints_own_unless_named(family, tmp_path):
+    folder = tmp_path
+    save_tiny(folder, family)
+
     def probabilities(parameters: PLMParameters) -> set[float]:
-        modules = load_encoder(parameters).modules()
-        return {module.p for module in modules if isinstance(module, torch.nn.Dropout)}
+        encoder = load_encoder(parameters)
+        modules = {m.p for m in encoder.modules() if isinstance(m, torch.nn.Dropout)}
+        layers = encoder.family.layers(encoder.model)
+        return modules | {encoder.family.parts(layer).attention_dropout for layer in layers}
 
     assert probabilities(_parameters(folder)) == {0.1}
     assert probabilities(_parameters(folder, dropout=0.3)) == {0.3}
@@ -146,7 +169,10 @@ def test_folder_without_configuration(folder):
 def test_folder_with_pickled_weights_only(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"got only pytorch_model.bin \(pickle is never loaded\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"got only pytorch_model.bin \(pickle is never loaded\) .*user-guide.md, section 3",
+    ):
         load_encoder(_parameters(folder))
 
 
@@ -174,9 +200,10 @@ def test_missing_tensors(folder):
 
 def test_unsupported_family(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    with pytest.raises(ValueError, match=r"supported family \(bert, roberta\), got .* 'gpt2'"):
-        load_encoder(_parameters(folder))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+    for load in (load_encoder, load_tokenizer):
+        with pytest.raises(ValueError, match=r"supported family \(bert, .*, gpt2\), got .* 't5'"):
+            load(_parameters(folder))
 
 
 def test_relative_positions(folder):
@@ -220,10 +247,46 @@ def test_tokenizer_of_a_folder(folder):
     assert tokenizer.convert_tokens_to_ids(["movie", "[MASK]"]) == [5, 4]
 
 
+def test_tokenizer_of_a_vocabulary_alone(folder):
+    """As TinyBERT's page has it."""
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    tokenizer = PieceTokenizer.of(load_tokenizer(_parameters(folder)))
+    assert (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id) == (2, 3, 4, 0)
+    assert tokenizer.token_ids(["movie"]) == [[5]]
+
+
+def test_tokenizer_of_a_vocabulary_and_merges(tmp_path):
+    text = "user id is 7. movie title is Heat."
+    own = make_causal_tokenizer([text] * 5, 290)
+    save_tiny(tmp_path, "gpt2", vocab_size=290)
+    own.model.save(str(tmp_path))  # vocab.json and merges.txt
+    tokenizer = PieceTokenizer.of(load_tokenizer(_parameters(tmp_path)), causal=True)
+    assert (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (0, None, None)
+    assert tokenizer.token_ids([text]) == [own.encode(text).ids]
+
+
 def test_tokenizer_without_mask(folder):
     _add_tokenizer(folder, [word for word in WORDS if word != "[MASK]"])
     with pytest.raises(ValueError, match=r"tokenizer of plm.source must have mask_token, got"):
         load_tokenizer(_parameters(folder))
+
+
+def test_tokenizer_of_a_causal_model(tmp_path):
+    save_tiny(tmp_path, "gpt2")
+    make_causal_tokenizer(["a b"]).save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        ValueError, match=r"tokenizer of plm\.source must have bos_token or eos_token"
+    ):
+        load_tokenizer(_parameters(tmp_path))
+    settings["eos_token"] = "<|endoftext|>"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=rf"at most the {VOCABULARY} tokens .* got 258"):
+        load_tokenizer(_parameters(tmp_path))
+    save_tiny(tmp_path, "gpt2", vocab_size=258)
+    tokenizer = load_tokenizer(_parameters(tmp_path))
+    assert (tokenizer.mask_token, tokenizer.eos_token_id) == (None, 0)
 
 
 def test_tokenizer_of_another_model(folder):
@@ -249,10 +312,12 @@ def test_hub_name_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        ValueError, match=r"'roberta-base'.*could not be fetched.*into a folder and set plm.source"
-    ):
-        resolve_source(PLMParameters(source="roberta-base"))
+    place = (
+        r"'FacebookAI/roberta-base'.*could not be fetched.*put its config.json, .*vocab.json with "
+        r"merges.txt.* into a folder and .*--params=plm.source=data/plm/roberta-base"
+    )
+    with pytest.raises(ValueError, match=place):
+        resolve_source(PLMParameters(source="FacebookAI/roberta-base"))
 
 
 def test_hub_name_is_fetched_without_pickles(monkeypatch, folder):

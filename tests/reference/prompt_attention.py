@@ -26,7 +26,10 @@ class AttentionInputs:
 
 
 def attention(inputs: AttentionInputs, visible_BN: np.ndarray) -> np.ndarray:
-    """Context (B, A, N, d): prompts are always seen, text columns where ``visible_BN``."""
+    """Context (B, A, N, d): prompts are always seen, text columns where ``visible_BN``.
+
+    ``visible_BN`` may also be (B, N, N), query before key, where queries see different columns.
+    """
     context = np.zeros_like(inputs.query_BANd)
     batch, heads, length, _ = inputs.query_BANd.shape
     for b in range(batch):
@@ -86,8 +89,9 @@ def _one_query(
         scores.append(query @ inputs.prompt_key_BAKd[b, a, k] / math.sqrt(len(query)))
         values.append(inputs.prompt_value_BAKd[b, a, k])
         columns.append(k)
-    for m in range(visible_BN.shape[1]):
-        if visible_BN[b, m]:
+    seen_N = visible_BN[b] if visible_BN.ndim == 2 else visible_BN[b, n]
+    for m in range(len(seen_N)):
+        if seen_N[m]:
             scores.append(query @ inputs.key_BANd[b, a, m] / math.sqrt(len(query)))
             values.append(inputs.value_BANd[b, a, m])
             columns.append(prompts + m)

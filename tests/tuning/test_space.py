@@ -142,7 +142,7 @@ def test_fixed_are_those_that_decide_the_weights_and_are_not_tuned(tmp_path):
     assert RATE not in fixed
     assert not [name for name in fixed if name.startswith(("pretrain", "plm", "tuning", "data"))]
     with_plm = fixed_parameters(parameters, "finetune_with_plm", space)
-    plm = {f"plm.{name}" for name in type(parameters.plm).model_fields}
+    plm = {f"plm.{name}" for name in parameters.plm.model_dump()}
     assert plm <= set(with_plm)
     assert "pretrain.masking.share" in with_plm
     assert "backbone.epochs" not in with_plm

@@ -20,11 +20,13 @@ _BATCH_ORDER, _MASKS = 1, 2
 class TextBatcher:
     """Token ids of any rows: ``[CLS]``, the tokens of the row's pieces, ``[SEP]``, padding.
 
+    Of a causal model: the token that begins a text, the tokens of the pieces, padding.
+
     Args:
         model_input: pieces of the rows and tokens of the pieces; the latter are held in memory.
 
     Attributes:
-        mask_id: the mask token.
+        mask_id: the mask token; None where the tokenizer is that of a causal model.
     """
 
     def __init__(self, model_input: ModelInput) -> None:
@@ -34,7 +36,11 @@ class TextBatcher:
         self._piece_lengths = np.diff(model_input.piece_offsets)
         self._max_tokens = model_input.max_tokens
         special = model_input.special_tokens
-        self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
+        cls_id, pad_id = special["cls"], special["pad"]
+        assert cls_id is not None
+        assert pad_id is not None
+        self._cls, self._sep, self._pad = cls_id, special["sep"], pad_id
+        self._around = model_input.tokens_around
         self.mask_id = special["mask"]
 
     def tokens(self, rows: np.ndarray, multiple_of: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -54,17 +60,19 @@ class TextBatcher:
         pieces_BF = self._pieces[rows]
         kept_BF = self._piece_lengths[pieces_BF]
         counts_B = kept_BF.sum(axis=1)
-        over = np.flatnonzero(counts_B > self._max_tokens - 2)
+        budget = self._max_tokens - self._around
+        over = np.flatnonzero(counts_B > budget)
         if len(over):
-            kept_BF[over] = kept_lengths(kept_BF[over], self._max_tokens - 2)
+            kept_BF[over] = kept_lengths(kept_BF[over], budget)
             counts_B = kept_BF.sum(axis=1)
-        lengths_B = counts_B + 2
+        lengths_B = counts_B + self._around
         longest = int(lengths_B.max(initial=2))
         width = min(-(-longest // multiple_of) * multiple_of, self._max_tokens)
 
         token_ids_BN = np.full((len(pieces_BF), width), self._pad, dtype=np.int64)
         token_ids_BN[:, 0] = self._cls
-        token_ids_BN[np.arange(len(pieces_BF)), lengths_B - 1] = self._sep
+        if self._sep is not None:
+            token_ids_BN[np.arange(len(pieces_BF)), lengths_B - 1] = self._sep
         kept = kept_BF.reshape(-1)
         before = np.cumsum(kept) - kept
         source = np.repeat(self._starts[pieces_BF.reshape(-1)] - before, kept)
@@ -75,7 +83,7 @@ class TextBatcher:
     def maskable(self, token_ids_BN: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
         """Positions of text, neither special tokens nor padding; (B, N) bool."""
         column_N = np.arange(token_ids_BN.shape[1])
-        return (column_N >= 1) & (column_N < lengths_B[:, None] - 1)
+        return (column_N >= 1) & (column_N < lengths_B[:, None] - (self._around - 1))
 
 
 def shuffled_batches(

@@ -124,9 +124,17 @@ class ModelInput:
         return tuple(self.metadata["field_sizes"])
 
     @property
-    def special_tokens(self) -> dict[str, int]:
-        """Token ids by the names ``cls``, ``sep``, ``mask`` and ``pad``."""
+    def special_tokens(self) -> dict[str, int | None]:
+        """Token ids by the names ``cls``, ``sep``, ``mask`` and ``pad``.
+
+        A text of a causal model has no ``sep`` and no ``mask``: they are None.
+        """
         return dict(self.metadata["special_tokens"])
+
+    @property
+    def tokens_around(self) -> int:
+        """How many special tokens stand around a text."""
+        return 1 + (self.special_tokens["sep"] is not None)
 
     @property
     def max_tokens(self) -> int:
@@ -145,9 +153,10 @@ class ModelInput:
         """Tokens of every row, special ones included, after truncation; (rows,) int32."""
         piece_lengths = np.diff(self.piece_offsets).astype(np.int32)
         lengths = np.empty(len(self.pieces), dtype=np.int32)
+        around = self.tokens_around
         for rows in chunks(len(lengths)):
             counts = piece_lengths[read_rows(self.pieces, rows)].sum(axis=1, dtype=np.int32)
-            lengths[rows] = np.minimum(counts + 2, self.max_tokens)
+            lengths[rows] = np.minimum(counts + around, self.max_tokens)
         return lengths
 
 

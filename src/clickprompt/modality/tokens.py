@@ -40,29 +40,36 @@ class PieceTokenizer:
 
     ``cls_id`` and ``sep_id`` are what the tokenizer itself puts before and after a text (``<s>``
     and ``</s>`` for RoBERTa). ``special_ids`` are all its special tokens, the unknown one included.
+
+    Of a causal model ``cls_id`` is the token that begins a text; nothing stands behind it
+    (``sep_id`` is None) and nothing is masked (``mask_id`` is None).
     """
 
     backend: tokenizers.Tokenizer
     name: str
     digest: str
     cls_id: int
-    sep_id: int
-    mask_id: int
+    sep_id: int | None
+    mask_id: int | None
     pad_id: int
     special_ids: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Any, name: str | None = None) -> PieceTokenizer:
+    def of(cls, tokenizer: Any, name: str | None = None, *, causal: bool = False) -> PieceTokenizer:
         """Adapt a fast tokenizer.
 
         Args:
             tokenizer: a fast tokenizer of transformers, a ``tokenizers.Tokenizer``, or the path
                 of a ``tokenizer.json``.
             name: for the metadata; by default the tokenizer's own, of a folder the last two parts.
+            causal: whether it is for a causal model. A text then begins with the token that the
+                tokenizer itself puts there, else with its token for the begin or the end of a
+                text, which also pads where there is no padding token: padding is never seen.
 
         Raises:
             ValueError: it is no fast tokenizer, or has no mask or padding token, or does not put
-                one token before and one after a text.
+                one token before and one after a text; for a causal model: it has neither a begin
+                nor an end token.
         """
         if isinstance(tokenizer, PieceTokenizer):
             return tokenizer
@@ -85,26 +92,39 @@ class PieceTokenizer:
         else:  # a copy: the caller's stays as it is
             backend = tokenizers.Tokenizer.from_str(text)
         around = backend.encode("").ids
-        if len(around) != 2:
-            raise ValueError(
-                f"tokenizer {name} must put one token before and one after a text, got "
-                f"{len(around)} tokens for an empty text"
-            )
-        mask_id = _special_id(tokenizer, backend, name, "mask", ("[MASK]", "<mask>"))
-        pad_id = _special_id(tokenizer, backend, name, "pad", ("[PAD]", "<pad>"))
+        sep_id = mask_id = None
+        if causal:
+            cls_id = around[0] if around else _begin_id(tokenizer, backend, name)
+            pad_id = _found_id(tokenizer, backend, "pad", ("<pad>",))
+            pad_id = cls_id if pad_id is None else pad_id
+        else:
+            if len(around) != 2:
+                raise ValueError(
+                    f"tokenizer {name} must put one token before and one after a text, got "
+                    f"{len(around)} tokens for an empty text"
+                )
+            cls_id, sep_id = around
+            mask_id = _special_id(tokenizer, backend, name, "mask", ("[MASK]", "<mask>"))
+            pad_id = _special_id(tokenizer, backend, name, "pad", ("[PAD]", "<pad>"))
         special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        named = {i for i in (cls_id, sep_id, mask_id, pad_id) if i is not None}
         # "[MASK]" in a movie's title is text, not a mask
         backend.encode_special_tokens = True
         return cls(
             backend,
             name,
             hashlib.sha256(text.encode()).hexdigest(),
-            around[0],
-            around[1],
+            cls_id,
+            sep_id,
             mask_id,
             pad_id,
-            tuple(sorted(special | {*around, mask_id, pad_id})),
+            tuple(sorted(special | named)),
         )
+
+    @property
+    def around(self) -> int:
+        """How many special tokens stand around a text."""
+        return 1 + (self.sep_id is not None)
 
     @property
     def vocabulary_size(self) -> int:
@@ -116,10 +136,15 @@ class PieceTokenizer:
         """Its vocabulary for many words at a time; None where it is no tokenizer as BERT's is."""
         return WordPieces.of(self.backend)
 
+    @property
+    def separator_id(self) -> int:
+        """The token after a text; where there is none, the one before it."""
+        return self.cls_id if self.sep_id is None else self.sep_id
+
     def separator(self) -> tuple[str | None, list[str]]:
-        """Text of the token after a text, if it is neutral to its neighbours; all special texts."""
+        """Text of the separator, if it is neutral to its neighbours; all special texts."""
         added = self.backend.get_added_tokens_decoder()
-        token = added.get(self.sep_id)
+        token = added.get(self.separator_id)
         neutral = (
             token is not None
             and token.special
@@ -180,7 +205,9 @@ def tokenise_pieces(
     tokens, offsets = _token_table(text_view.pieces, fast)
     _check_sentences(text_view, field_codes, fast, tokens, offsets)
     piece_lengths = np.diff(offsets).astype(np.int32)
-    truncated = _truncated(text_view, field_codes, piece_lengths, max_tokens, long_text)
+    truncated = _truncated(
+        text_view, field_codes, piece_lengths, max_tokens, long_text, around=fast.around
+    )
     active = np.unique(tokens[np.repeat(text_view.in_train, piece_lengths)])
     active = np.setdiff1d(active, fast.special_ids).astype(np.int32)
     return PieceTokens(fast, tokens, offsets, active, max_tokens, truncated)
@@ -298,7 +325,7 @@ def _tokenise_together(
     runs = []
     for encoding in encoded:
         ids = np.array(encoding.ids, dtype=np.int32)
-        ends = np.flatnonzero(ids == fast.sep_id)
+        ends = np.flatnonzero(ids == fast.separator_id)
         runs.append((np.delete(ids, ends), np.diff(ends, prepend=-1) - 1))
     assert sum(len(counts) for _, counts in runs) == len(words)
     return runs
@@ -335,17 +362,19 @@ def _truncated(
     piece_lengths: np.ndarray,
     max_tokens: int,
     long_text: str,
+    *,
+    around: int,
 ) -> dict[str, int]:
     """Rows of each split that are longer than ``max_tokens``."""
     tables = [piece_lengths[table] for table in text_view.tables]
-    if 2 + sum(int(table.max(initial=0)) for table in tables) <= max_tokens:
+    if around + sum(int(table.max(initial=0)) for table in tables) <= max_tokens:
         return dict.fromkeys(SPLITS, 0)  # not even a row of all longest pieces is too long
     lengths = Lookup(tables)
     ends = np.cumsum(field_codes.split_rows)
     over = np.zeros(3, dtype=np.int64)
     longest, length = 0, 0
     for rows, codes in field_codes.chunks():
-        counts = 2 + lengths(codes).sum(axis=1, dtype=np.int32)
+        counts = around + lengths(codes).sum(axis=1, dtype=np.int32)
         if counts.max() > length:
             longest, length = rows.start + int(counts.argmax()), int(counts.max())
         long = rows.start + np.flatnonzero(counts > max_tokens)
@@ -396,9 +425,27 @@ def _plain_json(backend: tokenizers.Tokenizer) -> str:
 def _special_id(
     tokenizer: Any, backend: tokenizers.Tokenizer, name: str, kind: str, texts: tuple[str, ...]
 ) -> int:
+    found = _found_id(tokenizer, backend, kind, texts)
+    if found is None:
+        raise ValueError(f"tokenizer {name} must have a {kind} token, got none")
+    return found
+
+
+def _begin_id(tokenizer: Any, backend: tokenizers.Tokenizer, name: str) -> int:
+    """The token that begins a text of a causal model: its own, or the one that ends texts."""
+    for kind, texts in (("bos", ("<s>",)), ("eos", ("<|endoftext|>", "</s>"))):
+        found = _found_id(tokenizer, backend, kind, texts)
+        if found is not None:
+            return found
+    raise ValueError(
+        f"tokenizer {name} must have a bos or an eos token for a causal model, got neither"
+    )
+
+
+def _found_id(
+    tokenizer: Any, backend: tokenizers.Tokenizer, kind: str, texts: tuple[str, ...]
+) -> int | None:
     found = getattr(tokenizer, f"{kind}_token_id", None)
     for text in texts:
         found = backend.token_to_id(text) if found is None else found
-    if found is None:
-        raise ValueError(f"tokenizer {name} must have a {kind} token, got none")
-    return int(found)
+    return None if found is None else int(found)

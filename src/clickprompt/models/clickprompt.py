@@ -15,7 +15,7 @@ from clickprompt.ctr import CTRModel
 from clickprompt.plm import MLMHead, PromptedEncoder, pool
 from clickprompt.prompts import PromptGenerator
 
-Pooling = Literal["mean", "cls", "avg_first_last", "avg_top2"]
+Pooling = Literal["mean", "cls", "last", "avg_first_last", "avg_top2"]
 Fusion = Literal["alpha", "sum"]
 
 
@@ -41,7 +41,8 @@ class ClickPromptForPretraining(nn.Module):
     """Prompt-augmented masked language modelling (section 5 of docs/method.md).
 
     The uncorrupted IDs give the representation, the representation gives each layer's
-    prompts, and the PLM restores the masked tokens with their help.
+    prompts, and the PLM restores the masked tokens with their help. A causal PLM is given the
+    whole text instead and predicts the token after each selected one (PA-CLM).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class ClickPromptForPretraining(nn.Module):
 
         Args:
             x_id_BF: local ids (B, F), never corrupted.
-            token_ids_BN: corrupted token ids (B, N).
+            token_ids_BN: token ids (B, N), corrupted in PA-MLM.
             mask_BN: True on text, False on padding; None when nothing is padded.
             rows_S: batch row of each selected token (S,).
             columns_S: text position of each selected token (S,).
@@ -105,6 +106,9 @@ class ClickPromptForClicks(nn.Module):
 
     NOTE[DIFF]: the authors' code runs the CTR model twice a step; here its representation
     is computed once and serves the prompts and the CTR logit.
+
+    Raises:
+        ValueError: ``cls`` pooling with a causal PLM.
     """
 
     def __init__(
@@ -118,6 +122,11 @@ class ClickPromptForClicks(nn.Module):
         alpha: float = 0.5,
     ) -> None:
         super().__init__()
+        if pooling == "cls" and encoder.family.causal:
+            raise ValueError(
+                "finetune.with_plm.pooling must be last, mean, avg_first_last or avg_top2 for a "
+                "causal PLM, whose first token has seen nothing of the text, got 'cls'"
+            )
         self.ctr = ctr
         self.generator = generator
         self.encoder = encoder

@@ -25,12 +25,18 @@ def plot_click_curves(trained: TrainedModel) -> Any:
 
 
 def plot_pretraining_curves(trained: TrainedModel) -> Any:
-    """PA-MLM loss and accuracy by epoch, with prompts on, off and shuffled between rows."""
+    """Loss and accuracy of PA-MLM or PA-CLM by epoch, with prompts on, off and shuffled."""
     from clickprompt.evaluation.plots import plot_training_curves
 
-    ways = ("on", "off", "shuffled")
+    history, ways = trained.report["history"], ("on", "off", "shuffled")
+    causal = any("valid_clm_loss_prompts_on" in entry for entry in history)
+    task, loss, accuracy = (
+        ("clm", "PA-CLM loss", "Next-token accuracy")
+        if causal
+        else ("mlm", "PA-MLM loss", "Masked-token accuracy")
+    )
     panels = {
-        "PA-MLM loss": ["train_loss", *(f"valid_mlm_loss_prompts_{way}" for way in ways)],
-        "Masked-token accuracy": [f"valid_mlm_accuracy_prompts_{way}" for way in ways],
+        loss: ["train_loss", *(f"valid_{task}_loss_prompts_{way}" for way in ways)],
+        accuracy: [f"valid_{task}_accuracy_prompts_{way}" for way in ways],
     }
-    return plot_training_curves(trained.report["history"], panels, "Pretraining")
+    return plot_training_curves(history, panels, "Pretraining")

@@ -317,8 +317,9 @@ class PromptedEncoder(nn.Module):
         x_TAd = x_TH.unflatten(1, (self.heads, self.head_size))
         first_TAc, second_TAc = x_TAd.chunk(2, dim=-1)
         turned_TAd = torch.cat((-second_TAc, first_TAc), dim=-1)
-        cos_T1d, sin_T1d = cos_Td[:, None].to(x_TH.dtype), sin_Td[:, None].to(x_TH.dtype)
-        return (x_TAd * cos_T1d + turned_TAd * sin_T1d).flatten(1)
+        # The angles keep their own precision, as bf16 would round them to three digits.
+        rotated_TAd = x_TAd * cos_Td[:, None] + turned_TAd * sin_Td[:, None]
+        return rotated_TAd.flatten(1).to(x_TH.dtype)
 
     def _heads(self, projected_BNH: Tensor) -> Tensor:
         """(B, N, A*d) -> (B, A, N, d)."""
@@ -372,17 +373,19 @@ def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEnc
         ValueError: the source cannot be resolved, its digest differs, its family is not
             supported, ``keep_layers`` is out of range, or weights are missing or damaged.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     source = resolve_source(plm)
     found = source.config()
     family = family_of(found.get("model_type"))
-    _check_config(found, plm)
+    config = source.model_config()
+    _check_config(found, config, plm)
     source.check_weights()
     with quiet_transformers():
-        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
         if plm.keep_layers is not None:
             config.num_hidden_layers = plm.keep_layers
+            if getattr(config, "layer_types", None) is not None:  # one entry a layer
+                config.layer_types = config.layer_types[: plm.keep_layers]
         if plm.dropout is not None:
             for name in family.dropouts:
                 setattr(config, name, plm.dropout)
@@ -416,8 +419,8 @@ def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEnc
     )
 
 
-def _check_config(found: dict[str, Any], plm: PLMParameters) -> None:
-    layers = found["num_hidden_layers"]
+def _check_config(found: dict[str, Any], config: Any, plm: PLMParameters) -> None:
+    layers = config.num_hidden_layers
     if plm.keep_layers is not None and not 1 <= plm.keep_layers <= layers:
         raise ValueError(f"plm.keep_layers must be in 1..{layers}, got {plm.keep_layers}")
     kind = found.get("position_embedding_type", "absolute")

@@ -1,12 +1,13 @@
 """Heads on the encoder: masked-token prediction and pooling.
 
-Letters: B batch, N text tokens, H hidden size, V vocabulary, S selected positions,
-T tokens that the softmax is limited to.
+Letters: B batch, N text tokens, H hidden size, E size of the word embeddings, V vocabulary,
+S selected positions, T tokens that the softmax is limited to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +15,17 @@ from torch.nn import functional
 
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm.encoder import PromptedEncoder
-from clickprompt.plm.families import family_of
 from clickprompt.plm.source import PLMSource, resolve_source
 
-POOLINGS = ("mean", "cls", "avg_first_last", "avg_top2")
+POOLINGS = ("mean", "cls", "last", "avg_first_last", "avg_top2")
 
 
 class MLMHead(nn.Module):
     """Scores of the vocabulary at the selected positions (section 5 of docs/method.md).
 
-    ``logits = W LayerNorm(act(dense(h))) + bias``, act the encoder's own (GELU) and W
-    either the word embeddings themselves (tied) or a trainable copy of its own.
+    ``logits = W LayerNorm(act(dense(h))) + bias``, dense from the hidden size H to the width E of
+    the word embeddings, act the family's own, and W either the word embeddings themselves (tied)
+    or a trainable copy of its own. A family without a transform (GPT-2) has ``logits = W h``.
 
     NOTE[DIFF]: the reference trains an untied decoder over all positions; here it is tied by
     default and runs on the selected positions only.
@@ -45,20 +46,26 @@ class MLMHead(nn.Module):
         from transformers.activations import ACT2FN
 
         super().__init__()
-        size, vocabulary = encoder.hidden_size, encoder.vocabulary_size
-        config = encoder.model.config
-        self.dense = nn.Linear(size, size)
-        self.activation = ACT2FN[config.hidden_act]  # type: ignore[union-attr]
-        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)  # type: ignore[union-attr, arg-type]
-        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        config: Any = encoder.model.config
+        parts = encoder.family.head
+        self.dense: nn.Linear | None = None
+        self.norm: nn.LayerNorm | None = None
+        if parts.transform:
+            size = encoder.embedding_size
+            self.dense = nn.Linear(encoder.hidden_size, size, bias=parts.dense_bias(config))
+            self.activation = ACT2FN[parts.activation(config)]
+            self.norm = nn.LayerNorm(size, eps=parts.eps(config), bias=parts.norm_bias(config))
+            nn.init.normal_(self.dense.weight, std=config.initializer_range, generator=generator)
+            if self.dense.bias is not None:
+                nn.init.zeros_(self.dense.bias)
+        biased = parts.bias(config)
+        self.bias = nn.Parameter(torch.zeros(encoder.vocabulary_size)) if biased else None
         # A tuple keeps the table out of this module's own parameters: it belongs to the
         # encoder, and is saved and optimised there.
         self._table = (encoder.word_embeddings,)
         self.decoder = (
             None if tied else nn.Parameter(encoder.word_embeddings.weight.detach().clone())
         )
-        nn.init.normal_(self.dense.weight, std=config.initializer_range, generator=generator)  # type: ignore[union-attr, arg-type]
-        nn.init.zeros_(self.dense.bias)
 
     def forward(self, hidden_SH: Tensor, tokens_T: Tensor | None = None) -> Tensor:
         """Logits over the whole vocabulary, or over some of its tokens.
@@ -70,12 +77,14 @@ class MLMHead(nn.Module):
         Returns:
             Logits (S, V), or (S, T) in the order of ``tokens_T``.
         """
-        weight_VH = self._table[0].weight if self.decoder is None else self.decoder
-        bias_V: Tensor = self.bias
+        weight_VE = self._table[0].weight if self.decoder is None else self.decoder
+        bias_V: Tensor | None = self.bias
         if tokens_T is not None:
-            weight_VH, bias_V = weight_VH[tokens_T], bias_V[tokens_T]
-        hidden_SH = self.norm(self.activation(self.dense(hidden_SH)))
-        return functional.linear(hidden_SH, weight_VH, bias_V)
+            weight_VE = weight_VE[tokens_T]
+            bias_V = None if bias_V is None else bias_V[tokens_T]
+        if self.dense is not None and self.norm is not None:
+            hidden_SH = self.norm(self.activation(self.dense(hidden_SH)))
+        return functional.linear(hidden_SH, weight_VE, bias_V)
 
 
 def load_mlm_head(
@@ -85,7 +94,7 @@ def load_mlm_head(
     tied: bool = True,
     generator: torch.Generator | None = None,
 ) -> MLMHead:
-    """The checkpoint's own masked-language head where it has one, else a fresh head.
+    """The checkpoint's own language-model head where it has one, else a fresh head.
 
     Args:
         plm: the parameters that ``encoder`` was loaded with.
@@ -98,19 +107,20 @@ def load_mlm_head(
     """
     head = MLMHead(encoder=encoder, tied=tied, generator=generator)
     source = resolve_source(plm)
-    names = family_of(source.config().get("model_type")).head
+    names = encoder.family.head.names
     own = _stored_tensors(source, names)
     if not own:
         return head
-    optional = ("decoder", "decoder_bias")
-    missing = [names[ours] for ours in names if ours not in own and ours not in optional]
+    # An untied decoder adds a bias of its own; the other one is then stored, but not used.
+    if "decoder_bias" in own:
+        own["bias"] = own.pop("decoder_bias")
+    needed = set(head.state_dict()) - {"decoder"}
+    missing = [names[ours] for ours in names if ours in needed - set(own)]
     if missing:
         raise ValueError(
             f"plm.source must hold its whole MLM head or none of it, got {source.folder} "
             f"without {missing[0]}"
         )
-    # An untied decoder adds a bias of its own; the other one is then stored, but not used.
-    own["bias"] = own.pop("decoder_bias", own["bias"])
     # A tied checkpoint stores its decoder as the word embeddings, of which an untied head
     # already holds a copy.
     if tied:
@@ -143,8 +153,8 @@ def pool(hidden: Tensor | Sequence[Tensor], mask_BN: Tensor | None, pooling: str
         hidden: the last layer's output (B, N, H), or the outputs of all layers.
         mask_BN: bool, True at text tokens (special ones included); None: no padding.
         pooling: ``mean`` over the text tokens of the last layer; ``cls``, its first token;
-            ``avg_first_last``, the mean of (h_1 + h_L) / 2; ``avg_top2``, that of
-            (h_{L-1} + h_L) / 2. The last two need the outputs of all layers.
+            ``last``, its last text token; ``avg_first_last``, the mean of (h_1 + h_L) / 2;
+            ``avg_top2``, that of (h_{L-1} + h_L) / 2. The last two need the outputs of all layers.
 
     Returns:
         Pooled text (B, H).
@@ -157,6 +167,8 @@ def pool(hidden: Tensor | Sequence[Tensor], mask_BN: Tensor | None, pooling: str
     layers = (hidden,) if isinstance(hidden, Tensor) else tuple(hidden)
     if pooling == "cls":
         return layers[-1][:, 0]
+    if pooling == "last":
+        return _last(layers[-1], mask_BN)
     if pooling == "mean":
         return _mean(layers[-1], mask_BN)
     if isinstance(hidden, Tensor):
@@ -165,6 +177,13 @@ def pool(hidden: Tensor | Sequence[Tensor], mask_BN: Tensor | None, pooling: str
     if len(layers) < -other:
         raise ValueError(f"pooling 'avg_top2' must get at least 2 layers, got {len(layers)}")
     return _mean((layers[other] + layers[-1]) / 2, mask_BN)
+
+
+def _last(hidden_BNH: Tensor, mask_BN: Tensor | None) -> Tensor:
+    if mask_BN is None:
+        return hidden_BNH[:, -1]
+    rows_B = torch.arange(len(hidden_BNH), device=hidden_BNH.device)
+    return hidden_BNH[rows_B, mask_BN.sum(dim=1) - 1]  # texts are padded on the right
 
 
 def _mean(hidden_BNH: Tensor, mask_BN: Tensor | None) -> Tensor:

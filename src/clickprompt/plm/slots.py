@@ -99,7 +99,9 @@ class Group:
         if window is not None:
             seen_B1QN &= ahead_B1QN.abs() <= window
         if self.visible_B11N is not None:
-            seen_B1QN &= self.visible_B11N
+            # A padding token far behind its text sees nothing in its window but itself: a softmax
+            # over nothing is not a number, and 0 times that is none either.
+            seen_B1QN &= self.visible_B11N | (ahead_B1QN == 0)
         return seen_B1QN
 
 

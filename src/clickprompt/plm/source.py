@@ -29,9 +29,11 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 _HOW_TO_PLACE = (
-    "put its config.json, its tokenizer files and its model.safetensors into a folder "
-    "and set plm.source to that folder"
+    "put its config.json, its tokenizer files (tokenizer.json with tokenizer_config.json; or "
+    "vocab.txt; or vocab.json with merges.txt) and its model.safetensors into a folder and set "
+    "plm.source to that folder, as --params=plm.source=data/plm/{name} does"
 )
+_HOW_TO_CONVERT = "docs/user-guide.md, section 3, turns pytorch_model.bin into model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class PLMSource:
         """Content of ``config.json``."""
         found: dict[str, Any] = json.loads((self.folder / "config.json").read_text("utf-8"))
         return found
+
+    def model_config(self) -> Any:
+        """The same as transformers reads it: under common names, with the family's defaults."""
+        from transformers import AutoConfig
+
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            )
 
     def check_weights(self) -> None:
         """Compare the weights with the expected digest, where there is one.
@@ -108,13 +119,17 @@ def load_tokenizer(plm: PLMParameters) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to the language model.
 
     Raises:
-        ValueError: the source cannot be resolved, holds no readable tokenizer, or one without
-            the special tokens that the text view and the masking need, or with more tokens
-            than the model has embeddings.
+        ValueError: the source cannot be resolved, its family is not supported, it holds no
+            readable tokenizer, or one without the special tokens that the text view and the
+            masking need (of a causal model: one that begins a text), or with more tokens than
+            the model has embeddings.
     """
     from transformers import AutoTokenizer
 
+    from clickprompt.plm.families import family_of
+
     source = resolve_source(plm)
+    causal = family_of(source.config().get("model_type")).causal
     # Without its files transformers would make up an empty tokenizer.
     if not any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(
@@ -133,13 +148,15 @@ def load_tokenizer(plm: PLMParameters) -> PreTrainedTokenizerBase:
     missing = [
         name
         for name in ("cls_token", "sep_token", "mask_token", "pad_token")
-        if getattr(tokenizer, name) is None
+        if not causal and getattr(tokenizer, name) is None
     ]
+    if causal and tokenizer.bos_token is None and tokenizer.eos_token is None:
+        missing = ["bos_token or eos_token"]
     if missing:
         raise ValueError(
             f"the tokenizer of plm.source must have {', '.join(missing)}, got {source.name!r}"
         )
-    rows = source.config()["vocab_size"]
+    rows = source.model_config().vocab_size
     if len(tokenizer) > rows:
         raise ValueError(
             f"the tokenizer of plm.source must have at most the {rows} tokens of the model's "
@@ -193,7 +210,7 @@ def _fetch(name: str) -> Path:
         raise ValueError(
             f"plm.source must be {EMBEDDED}, an existing folder or a hub name that can be fetched, "
             f"got {name!r}: it is no folder and could not be fetched ({reason[0]}); "
-            f"without a network, {_HOW_TO_PLACE}"
+            f"without a network, {_HOW_TO_PLACE.format(name=name.rpartition('/')[2])}"
         ) from error
 
 
@@ -206,4 +223,6 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
         return tuple(folder / shard for shard in shards)
     pickled = sorted(path.name for path in folder.glob("*.bin"))
     found = f"only {', '.join(pickled)} (pickle is never loaded)" if pickled else "none"
-    raise ValueError(f"plm.source must hold model.safetensors, got {found} in {folder}")
+    raise ValueError(
+        f"plm.source must hold model.safetensors, got {found} in {folder}; {_HOW_TO_CONVERT}"
+    )

@@ -1,4 +1,4 @@
-"""What a stage minimises and how it is judged: clicks, or masked tokens.
+"""What a stage minimises and how it is judged: clicks, masked tokens, or next tokens.
 
 An objective turns row numbers into a ``Batch``, a part of a batch into (loss sum, count),
 and the valid split into metrics. It knows nothing of optimiser, files or progress.
@@ -8,6 +8,7 @@ Letters: B batch, F fields, N text tokens, S selected tokens, V vocabulary.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -52,8 +53,8 @@ class Batch:
         label_B: 0 or 1.
         token_ids_BN: text, masked where PA-MLM selected; None without a PLM.
         length_B: tokens of each row, padding not counted; None without a PLM.
-        row_S: batch row of each selected token; None outside PA-MLM.
-        column_S: its position.
+        row_S: batch row of each selected token; None outside pretraining.
+        column_S: the position where it is predicted: its own (PA-MLM), the one before (PA-CLM).
         target_S: column of the right token in the softmax, or ``IGNORED``.
     """
 
@@ -213,8 +214,10 @@ class ClickObjective:
         }
 
 
-class MaskedTokenObjective:
-    """PA-MLM: restore the masked tokens with the prompts' help (section 5 of docs/method.md).
+class TokenObjective(ABC):
+    """What PA-MLM and PA-CLM share: cross entropy of some tokens of the text, with prompts.
+
+    A subclass says which tokens of a text these are.
 
     Args:
         model_input: both views of the samples.
@@ -224,9 +227,14 @@ class MaskedTokenObjective:
         evaluation_batch_size: rows per step without gradients.
         seed: of batch order and masks.
         validation_rows: valid rows that are measured; None measures all.
+
+    Raises:
+        ValueError: PA-MLM with a model input of a causal model, which has no mask token.
     """
 
     criterion: str | None = None
+    task: Literal["mlm", "clm"]
+    """In the names of the metrics."""
 
     def __init__(
         self,
@@ -251,6 +259,11 @@ class MaskedTokenObjective:
         self._seed = seed
         self._validation_rows = validation_rows
         self._text = TextBatcher(model_input)
+        if self.task == "mlm" and self._text.mask_id is None:
+            raise ValueError(
+                f"the model input of PA-MLM must have a mask token, got none in "
+                f"{model_input.folder}: run the pipeline modality_conversion again"
+            )
         self._lengths = model_input.text_lengths()
         self._active = np.asarray(model_input.active_tokens, dtype=np.int64)
         self._allowed = self._active if masking.vocabulary == "active" else None
@@ -268,19 +281,9 @@ class MaskedTokenObjective:
         return shuffled_batches(rows, self._batch_size, self._seed, epoch, self._lengths)
 
     def prepare(self, rows: np.ndarray, epoch: int, step: int) -> Batch:
-        """Ids (never corrupted) and masked text; masks are new for every epoch and step."""
+        """Ids (never corrupted), text, and the tokens that are predicted, with fillers."""
         token_ids_BN, length_B = self._text.tokens(rows, multiple_of=TOKEN_MULTIPLE)
-        masked_BN, row_S, column_S, target_S = mask_tokens(
-            token_ids_BN,
-            self._text.maskable(token_ids_BN, length_B),
-            self._masking,
-            mask_id=self._input.special_tokens["mask"],
-            random_tokens=self._active,
-            allowed_tokens=self._allowed,
-            seed=self._seed,
-            epoch=epoch,
-            step=step,
-        )
+        given_BN, row_S, column_S, target_S = self._select(token_ids_BN, length_B, epoch, step)
         if self._column_of_token is not None:
             target_S = self._column_of_token[target_S]
         more = -len(target_S) % SELECTED_MULTIPLE
@@ -290,12 +293,18 @@ class MaskedTokenObjective:
         return Batch(
             x_id_BF=self._ids[rows],
             label_B=self._labels[rows],
-            token_ids_BN=masked_BN,
+            token_ids_BN=given_BN,
             length_B=length_B,
             row_S=row_S,
             column_S=column_S,
             target_S=target_S,
         )
+
+    @abstractmethod
+    def _select(
+        self, token_ids_BN: np.ndarray, length_B: np.ndarray, epoch: int, step: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What the PLM is given (B, N); row and column where it predicts (S,); true tokens (S,)."""
 
     def count(self, batch: Batch) -> int:
         """Selected tokens."""
@@ -330,9 +339,9 @@ class MaskedTokenObjective:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """PA-MLM loss and accuracy on valid with prompts on, off and shuffled between rows.
+        """Loss and accuracy on valid with prompts on, off and shuffled between rows.
 
-        The masks are the same in every epoch and for the three; rows whose text has no
+        The masks of PA-MLM are the same in every epoch and for the three; rows whose text has no
         token of the vocabulary are left out.
         """
         model.eval()
@@ -352,7 +361,7 @@ class MaskedTokenObjective:
                 sums[prompts] += float(cross_entropy_sum(logit_SV, target_S, IGNORED))
                 hits[prompts] += int((logit_SV.argmax(dim=1) == target_S).sum())
         return {
-            f"valid_mlm_{name}_prompts_{prompts}": value / max(count, 1)
+            f"valid_{self.task}_{name}_prompts_{prompts}": value / max(count, 1)
             for prompts in sums
             for name, value in (("loss", sums[prompts]), ("accuracy", hits[prompts]))
         }
@@ -368,6 +377,73 @@ class MaskedTokenObjective:
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             yield batch[np.argsort(self._lengths[batch], kind="stable")]
+
+
+class MaskedTokenObjective(TokenObjective):
+    """PA-MLM: restore the masked tokens with the prompts' help (section 5 of docs/method.md).
+
+    Args:
+        model_input: both views of the samples.
+        machine: device and precision.
+        masking: shares and vocabulary.
+        batch_size: rows per step.
+        evaluation_batch_size: rows per step without gradients.
+        seed: of batch order and masks.
+        validation_rows: valid rows that are measured; None measures all.
+
+    Raises:
+        ValueError: the model input is that of a causal model, which has no mask token.
+    """
+
+    task: Literal["mlm", "clm"] = "mlm"
+
+    def _select(
+        self, token_ids_BN: np.ndarray, length_B: np.ndarray, epoch: int, step: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Masks are new for every epoch and step."""
+        assert self._text.mask_id is not None
+        return mask_tokens(
+            token_ids_BN,
+            self._text.maskable(token_ids_BN, length_B),
+            self._masking,
+            mask_id=self._text.mask_id,
+            random_tokens=self._active,
+            allowed_tokens=self._allowed,
+            seed=self._seed,
+            epoch=epoch,
+            step=step,
+        )
+
+
+class NextTokenObjective(TokenObjective):
+    """PA-CLM: a causal PLM predicts each token from those before it and the prompts.
+
+    The paper's appendix; section 5 of docs/method.md. Every text token is a target: the first one
+    is predicted from the token that begins the text. Special tokens and padding never are. Nothing
+    is masked, so of ``masking`` only ``vocabulary`` acts: ``active`` leaves tokens that no train
+    text has out of targets and softmax.
+
+    Args:
+        model_input: both views of the samples.
+        machine: device and precision.
+        masking: vocabulary.
+        batch_size: rows per step.
+        evaluation_batch_size: rows per step without gradients.
+        seed: of the batch order.
+        validation_rows: valid rows that are measured; None measures all.
+    """
+
+    task: Literal["mlm", "clm"] = "clm"
+
+    def _select(
+        self, token_ids_BN: np.ndarray, length_B: np.ndarray, epoch: int, step: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The same for every epoch and step."""
+        target_BN = self._text.maskable(token_ids_BN, length_B)
+        if self._allowed is not None:
+            target_BN &= np.isin(token_ids_BN, self._allowed)
+        row_S, column_S = np.nonzero(target_BN)
+        return token_ids_BN, row_S, column_S - 1, token_ids_BN[row_S, column_S]
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

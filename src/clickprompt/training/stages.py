@@ -50,6 +50,7 @@ from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import (
     ClickObjective,
     MaskedTokenObjective,
+    NextTokenObjective,
     Objective,
     Split,
 )
@@ -95,7 +96,8 @@ def pretrain(
 ) -> TrainedModel:
     """PA-MLM: CTR model, prompt generator and PLM learn together to restore masked tokens.
 
-    Section 5 of docs/method.md. Nothing reads the labels.
+    Section 5 of docs/method.md. Nothing reads the labels. A causal PLM learns PA-CLM instead:
+    to predict the next token.
 
     NOTE[DIFF]: the reference pretrains on the train and valid rows; here the train rows only, so
     that valid measures PA-MLM and chooses in finetuning without having been seen.
@@ -115,7 +117,8 @@ def pretrain(
                 plm, encoder, tied=stage.masking.tied, generator=_generator(seed, "mlm_head")
             ),
         )
-        objective = MaskedTokenObjective(
+        objective_class = NextTokenObjective if encoder.family.causal else MaskedTokenObjective
+        objective = objective_class(
             model_input=model_input,
             machine=machine,
             masking=stage.masking,

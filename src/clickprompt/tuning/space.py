@@ -41,7 +41,7 @@ class TunedStage:
 
 
 _SHARED = ("seed", "training.precision", "training.device")
-# plm.source and the text's length decide the arrays: with them trials would not see the same data.
+# Model and text length decide the arrays: with them trials would not see the same data.
 _PRETRAINED = ("ctr.", "plm.dropout", "plm.keep_layers", "prompts.", "pretrain.")
 _FIXED_PLM = (
     *(f"plm.{name}" for name in ("source", "sha256", "max_tokens", "long_text", "attention")),

@@ -58,7 +58,7 @@ def tokenise_pieces(
     return modality.tokenise_pieces(
         text_view,
         field_codes,
-        load_tokenizer(plm),
+        modality.PieceTokenizer.of(load_tokenizer(plm), causal=_is_causal(plm)),
         max_tokens=_longest_text(plm),
         long_text=plm.long_text,
     )
@@ -99,18 +99,22 @@ def compare_counts(
         logger.warning(message)
 
 
+def _is_causal(plm: PLMParameters) -> bool:
+    """Whether the model reads a text from left to right, without special tokens behind it."""
+    from clickprompt.plm import resolve_source
+    from clickprompt.plm.families import family_of
+
+    return family_of(resolve_source(plm).config().get("model_type")).causal
+
+
 def _longest_text(plm: PLMParameters) -> int:
     """Tokens that a row may have: ``plm.max_tokens``, else all positions of the model."""
-    from transformers import AutoConfig
-
     from clickprompt.plm import resolve_source
     from clickprompt.plm.families import family_of
 
     source = resolve_source(plm)
-    config = AutoConfig.from_pretrained(
-        source.folder, local_files_only=True, trust_remote_code=False
-    )
-    limit = family_of(config.model_type).positions(config)
+    family = family_of(source.config().get("model_type"))
+    limit = family.positions(source.model_config())
     if plm.max_tokens is not None and plm.max_tokens > limit:
         raise ValueError(
             f"plm.max_tokens must be at most {limit}, the position limit of {source.name}, "
