@@ -25,12 +25,19 @@ def plot_click_curves(trained: TrainedModel) -> Any:
 
 
 def plot_pretraining_curves(trained: TrainedModel) -> Any:
-    """PA-MLM loss and accuracy by epoch, with prompts on, off and shuffled between rows."""
+    """PA-MLM loss and accuracy by epoch, with prompts on, off and shuffled between rows.
+
+    Without prompts there is ``off`` alone; without pretraining one point, before the first epoch.
+    """
     from clickprompt.evaluation.plots import plot_training_curves
 
+    history = trained.report["history"] or [{"epoch": 0} | trained.report["metrics"]]
     ways = ("on", "off", "shuffled")
     panels = {
         "PA-MLM loss": ["train_loss", *(f"valid_mlm_loss_prompts_{way}" for way in ways)],
         "Masked-token accuracy": [f"valid_mlm_accuracy_prompts_{way}" for way in ways],
     }
-    return plot_training_curves(trained.report["history"], panels, "Pretraining")
+    measured = {
+        title: [name for name in names if name in history[0]] for title, names in panels.items()
+    }
+    return plot_training_curves(history, measured, "Pretraining")

@@ -100,7 +100,7 @@ def compare_counts(
 
 
 def _longest_text(plm: PLMParameters) -> int:
-    """Tokens that a row may have: ``plm.max_tokens``, else all positions of the model."""
+    """Tokens that a row may have: ``plm.max_tokens``, else all positions after the offset."""
     from transformers import AutoConfig
 
     from clickprompt.plm import resolve_source
@@ -110,10 +110,17 @@ def _longest_text(plm: PLMParameters) -> int:
     config = AutoConfig.from_pretrained(
         source.folder, local_files_only=True, trust_remote_code=False
     )
-    limit = family_of(config.model_type).positions(config)
-    if plm.max_tokens is not None and plm.max_tokens > limit:
+    positions, offset = family_of(config.model_type).positions(config), plm.position_offset
+    limit = positions - offset
+    if limit < 4:
         raise ValueError(
-            f"plm.max_tokens must be at most {limit}, the position limit of {source.name}, "
+            f"plm.position_offset must be at most {positions - 4}, which leaves 4 positions of "
+            f"{source.name} to the text, got {offset}"
+        )
+    if plm.max_tokens is not None and plm.max_tokens > limit:
+        less = f" less plm.position_offset {offset}" if offset else ""
+        raise ValueError(
+            f"plm.max_tokens must be at most {limit}, the position limit of {source.name}{less}, "
             f"got {plm.max_tokens}"
         )
     return plm.max_tokens or limit
