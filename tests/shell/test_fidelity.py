@@ -9,12 +9,15 @@ from kedro.config import OmegaConfigLoader
 
 from clickprompt.parameters import (
     ParameterError,
+    PLMParameters,
     PromptParameters,
     check_parameters,
     reference_settings,
 )
+from clickprompt.pipelines.modality_conversion.nodes import _longest_text
 from clickprompt.settings import CONFIG_LOADER_ARGS
 from tests.end_to_end.project import ENVIRONMENTS, REPOSITORY
+from tests.plm.tiny import POSITIONS, save_tiny
 
 # Today's choices of the project, as they were before there was a switch.
 DEFAULTS = {
@@ -186,3 +189,20 @@ def test_mistakes_are_named(changes, message):
 
 def test_without_prompts_a_bottleneck_does_not_matter():
     assert PromptParameters(layout="none", bottleneck=8).bottleneck == 8
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_an_offset_takes_positions_from_the_text(family, tmp_path):
+    save_tiny(tmp_path, family)
+
+    def longest(**changes: Any) -> int:
+        return _longest_text(PLMParameters(source=str(tmp_path), **changes))
+
+    assert longest() == POSITIONS
+    assert longest(position_offset=3) == POSITIONS - 3
+    assert longest(position_offset=3, max_tokens=POSITIONS - 3) == POSITIONS - 3
+    message = r"max_tokens must be at most 21, the position limit .* less plm.position_offset 3, "
+    with pytest.raises(ValueError, match=message + "got 22"):
+        longest(position_offset=3, max_tokens=22)
+    with pytest.raises(ValueError, match=r"position_offset must be at most 20, .* got 21"):
+        longest(position_offset=21)
