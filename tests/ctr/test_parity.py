@@ -228,6 +228,18 @@ def test_twin_with_five_fields(case):
     _check_twin(case, (*FIELD_SIZES, 4), x_id_BF, bagged=False)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_one_head_is_the_same_in_memory(heads):
+    sizes = {"embedding_size": 4, "attention_size": 3, "attention_heads": heads}
+    found = []
+    for layout in ("fields", "memory"):
+        ctr = CTRParameters(name="autoint", attention_heads_layout=layout, **sizes)
+        model = build_ctr(ctr, FIELD_SIZES)
+        _fill(model)
+        found.append(model(torch.from_numpy(X_ID_BF)))
+    assert torch.allclose(*found, rtol=0, atol=1e-12) == (heads == 1)
+
+
 def test_every_model_has_a_twin():
     assert {"dnn", "dcnv2", *(case[0] for case in TWIN_CASES.values())} == set(CTR_MODELS)
     assert set(ctr_model_twins.TWINS) == set(CTR_MODELS) - {"dnn", "dcnv2"}
@@ -237,6 +249,8 @@ def test_every_model_has_a_twin():
 
 # All cases that lie there: one that is added is tested without a change here.
 GOLDEN_CASES = sorted(path.stem for path in GOLDEN.glob("ctr_*.npz"))
+
+
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_golden_numbers_of_the_authors_code(case):
     _check_golden(GOLDEN, case)

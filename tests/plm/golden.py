@@ -119,14 +119,14 @@ class Case:
         return torch.from_numpy(self.arrays[name])
 
     @cached_property
-    def mask_BN(self) -> Tensor | None:
-        """As a training batch has it: None where nothing is padded."""
+    def text_mask(self) -> Tensor | None:
+        """(B, N) as a training batch has it: None where nothing is padded."""
         mask_BN = self.tensor("in/attention_mask").bool()
         return None if mask_BN.all() else mask_BN
 
     @cached_property
-    def mask_BM(self) -> Tensor:
-        """True at the columns that have a meaning, prompts in front included."""
+    def column_mask(self) -> Tensor:
+        """(B, M), True at the columns that have a meaning, prompts in front included."""
         mask_BN = self.tensor("in/attention_mask").bool()
         front = self.sizes["K"] if self.input_only else 0
         return torch.cat((torch.ones(len(mask_BN), front, dtype=torch.bool), mask_BN), dim=1)
@@ -233,7 +233,9 @@ class Case:
         state = {}
         for kind in ("weight", "bias"):
             if self.input_only:
-                rows = [given[f"ctr_model.prompt_layers.{k}.{kind}"] for k in range(len(given) // 2)]
+                rows = [
+                    given[f"ctr_model.prompt_layers.{k}.{kind}"] for k in range(len(given) // 2)
+                ]
                 count = self.sizes["K"]
                 state[f"projections.{kind}"] = input_rows_from_reference(rows, count=count)
             else:

@@ -89,11 +89,11 @@ def check_positions(case: Case, encoder: torch.nn.Module, run: Any) -> None:
     hook = encoder.model.embeddings.register_forward_pre_hook(keep, with_kwargs=True)
     run()
     hook.remove()
-    found_BM = text_slots(case.mask_BM).spread(seen[0].T)[..., 0]
+    found_BM = text_slots(case.column_mask).spread(seen[0].T)[..., 0]
     expected = case.tensor("in/position_ids")
     text = expected.shape[1] == case.sizes["N"]
-    start = case.mask_BM.shape[1] - case.sizes["N"] if text else 0
-    at = case.mask_BM[:, start:]
+    start = case.column_mask.shape[1] - case.sizes["N"] if text else 0
+    at = case.column_mask[:, start:]
     assert torch.equal(found_BM[:, start:][at], expected[at])
 
 
@@ -111,7 +111,7 @@ def check_prompts(case: Case, prompts: Any) -> None:
 def test_finetuning(name, kernel, make_case):
     case = make_case(name, plm={"attention": kernel})
     settings = [n.removeprefix("out/loss/") for n in case.arrays if n.startswith("out/loss/")]
-    assert len(settings) == 8
+    assert settings
     stage = case.parameters.finetune.with_plm
     assert stage.fusion == "sum"
     ctr, encoder = case.ctr(), case.encoder()
@@ -135,7 +135,7 @@ def test_finetuning(name, kernel, make_case):
             model.alpha.data = 1 - case.weights["alpha"].double()[0]
         model.zero_grad()
         pooled = spy(model.click_head)
-        arguments = (case.tensor("in/x_id_local"), case.tensor("in/input_ids"), case.mask_BN)
+        arguments = (case.tensor("in/x_id_local"), case.tensor("in/input_ids"), case.text_mask)
         logit_B = model(*arguments)
         loss = functional.binary_cross_entropy_with_logits(
             logit_B, case.tensor("in/label").double()
@@ -148,8 +148,8 @@ def test_finetuning(name, kernel, make_case):
         states = states[-1:] if isinstance(hiddens, torch.Tensor) else states
         hiddens = (hiddens,) if isinstance(hiddens, torch.Tensor) else hiddens
         for hidden_BMH, state in zip(hiddens, states, strict=True):
-            found = hidden_BMH.detach()[case.mask_BM]
-            np.testing.assert_allclose(found, state[case.mask_BM], **CLOSE)
+            found = hidden_BMH.detach()[case.column_mask]
+            np.testing.assert_allclose(found, state[case.column_mask], **CLOSE)
         case.check(f"out/pooled/{pooling}", pooled["given"][0])
         case.check(f"out/z_plm/{pooling}", pooled["made"].squeeze(1))
         case.check("out/z_ctr", ctr.logits(generated["given"][0], arguments[0]))
@@ -157,7 +157,7 @@ def test_finetuning(name, kernel, make_case):
         case.check(f"out/loss/{setting}", loss)
         checked += case.check_gradients(setting, model)
     check_positions(case, model.encoder, lambda: model(*arguments))
-    assert checked == len([n for n in case.arrays if n.startswith("grad/")]) >= 11
+    assert checked == len([n for n in case.arrays if n.startswith("grad/")]) > 0
 
 
 @pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel != "auto"])
@@ -181,7 +181,7 @@ def test_pretraining(name, tied, kernel, make_case):
     model.double().eval()
     generated = spy(model.generator)
     rows_S, columns_S = case.tensor("in/selected").T
-    text = (case.tensor("in/masked_input_ids"), case.mask_BN)
+    text = (case.tensor("in/masked_input_ids"), case.text_mask)
     logits_SV = model(case.tensor("in/x_id_local"), *text, rows_S, columns_S)
     targets_S = case.tensor("in/mlm_labels")[rows_S, columns_S]
     loss = functional.cross_entropy(logits_SV, targets_S)
@@ -195,13 +195,13 @@ def test_pretraining(name, tied, kernel, make_case):
         total = case.arrays[f"grad/mlm/{table}"] + case.arrays[f"grad/mlm/{decoder}"]
         np.testing.assert_allclose(encoder.word_embeddings.weight.grad, total, **CLOSE)
     checked = case.check_gradients("mlm", model, skip=(table, decoder) if tied else ())
-    assert checked == len([n for n in case.arrays if n.startswith("grad/mlm/")]) >= 60
+    assert checked == len([n for n in case.arrays if n.startswith("grad/mlm/")]) > 0
 
     def whole():  # all columns, which the model itself does not compute in the last layer
         with torch.no_grad():
             return encoder(*text, generated["made"], with_prompts=case.input_only)
 
-    case.check("out/last_hidden", whole(), at=case.mask_BM)
+    case.check("out/last_hidden", whole(), at=case.column_mask)
     check_positions(case, encoder, whole)
 
 
@@ -231,7 +231,12 @@ def test_the_twin_is_the_authors_code(name):
 
 
 def test_published_cases_are_all_there():
-    assert len([n for n in CASES if n.startswith("bert_")]) >= 9
+    published = [name for name in CASES if name.startswith("bert_") and "input_only" not in name]
+    assert len(published) >= 9
+    for name in published:
+        about = json.loads((GOLDEN / f"{name}.json").read_text("utf-8"))
+        full = about["gradients"].get("mlm" if "_mlm" in name else "avg__sum", ())
+        assert len(full) >= (60 if name.endswith(("_mlm", "_finetune_padded")) else 5)
     assert set(named("finetune")) | set(named("mlm")) == {*CASES, *(f"twin:{n}" for n in TWINS)}
 
 

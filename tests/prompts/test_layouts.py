@@ -1,4 +1,4 @@
-"""The generators of the layouts ``hidden_state``, ``input_only`` and ``none``, and their builder."""
+"""Generators of the layouts ``hidden_state``, ``input_only`` and ``none``, and their builder."""
 
 from __future__ import annotations
 

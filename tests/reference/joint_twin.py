@@ -5,7 +5,7 @@ reference's names, dense and padded, nothing of the package. Its gradients are t
 makes the cases that tests/golden does not hold: RoBERTa, and prompts in front of the text.
 
 Letters: B rows, F fields, E embedding size, D representation, N text columns, M all columns (K + N
-for input-only prompts), K prompts, L layers, H hidden size, A heads, d head size, S selected tokens.
+for input-only prompts), K prompts, L layers, H hidden size, A heads, d head size, S selected.
 """
 
 from __future__ import annotations

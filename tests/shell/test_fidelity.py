@@ -133,9 +133,7 @@ def test_old_configurations_without_the_new_keys_are_what_they_were():
      ("none", 0, False)],
 )  # fmt: skip
 def test_offset_and_pooling_depend_on_the_layout(layout, offset, pooled):
-    parameters = check_parameters(
-        raw(fidelity="reference", prompts={"layout": layout, "count": 3})
-    )
+    parameters = check_parameters(raw(fidelity="reference", prompts={"layout": layout, "count": 3}))
     assert parameters.plm.position_offset == offset
     assert parameters.finetune.with_plm.pool_prompts == pooled
 
@@ -143,9 +141,7 @@ def test_offset_and_pooling_depend_on_the_layout(layout, offset, pooled):
 def test_a_chosen_model_is_told_its_heads_where_its_sizes_leave_them_open():
     sizes = {"autoint": {"attention_heads": 4}}
     for fidelity, layout in (("default", "fields"), ("reference", "memory")):
-        ctr = check_parameters(
-            raw(fidelity=fidelity, ctr={"name": "autoint"}, ctr_sizes=sizes)
-        ).ctr
+        ctr = check_parameters(raw(fidelity=fidelity, ctr={"name": "autoint"}, ctr_sizes=sizes)).ctr
         assert (ctr.attention_heads, ctr.attention_heads_layout) == (4, layout)
     sizes = {"autoint": {"attention_heads_layout": "fields"}}
     named = raw(fidelity="reference", ctr={"name": "autoint"}, ctr_sizes=sizes)

@@ -187,6 +187,7 @@ def test_pooling_over_the_prompts_is_another_model(run):
 def test_rows_of_valid_are_warned_of(run):
     seen = run("key_value", pretrain={"rows": "train_and_valid"})
     assert "valid, which measures seen rows" in seen.log
+    assert "pretrain: 630 rows" in seen.log
     assert seen.pretrained.digest != run("key_value").pretrained.digest
 
 

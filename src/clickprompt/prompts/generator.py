@@ -210,9 +210,7 @@ def input_rows_from_reference(tensors: Sequence[Tensor], *, count: int) -> Tenso
         raise ValueError(f"the reference's projections must be {count}, got {len(tensors)}")
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) != 1:
-        raise ValueError(
-            f"the reference's projections must have one shape, got {sorted(shapes)}"
-        )
+        raise ValueError(f"the reference's projections must have one shape, got {sorted(shapes)}")
     return torch.cat(tuple(tensors))
 
 

@@ -39,13 +39,13 @@ from clickprompt.parameters import (
 from clickprompt.plm import PromptedEncoder, load_encoder, load_mlm_head, resolve_source
 from clickprompt.progress import clock
 from clickprompt.prompts import AnyGenerator, build_generator
+from clickprompt.training.checkpoint import Progress
 from clickprompt.training.files import (
     check_folder,
     load_tensors,
     save_tensors,
     write_folder,
 )
-from clickprompt.training.checkpoint import Progress
 from clickprompt.training.inputs import check_ids, check_texts
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
@@ -164,7 +164,8 @@ def finetune_without_plm(
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         if variant != FULL:
             logger.warning(
-                "finetune_without_plm starts from an untrained CTR model: the variant is %r", variant
+                "finetune_without_plm starts from an untrained CTR model: the variant is %r",
+                variant,
             )
         model = CTRForClicks(ctr=_fresh_ctr(ctr, model_input, seed))
         _load_parts(model, pretrained, ("ctr",))
@@ -261,7 +262,7 @@ def _run(
     logger.info(
         "%s: %s rows, %s parameters, %s on %s, %d threads",
         name,
-        f"{sum(len(rows) for rows in objective.batches(0)):,}",
+        f"{model_input.rows(_last_split(stage)).stop:,}",
         f"{sum(p.numel() for p in model.parameters()):,}",
         machine.precision,
         machine.device,
@@ -403,6 +404,12 @@ def _fresh_generator(
         embedding_size=encoder.embedding_size,
         generator=_generator(seed, "prompts"),
     )
+
+
+def _last_split(stage: StageParameters) -> Split:
+    """Rows come in the order of the splits; a stage trains on those up to the end of this one."""
+    seen = isinstance(stage, PretrainParameters) and stage.rows == "train_and_valid"
+    return "valid" if seen else "train"
 
 
 def _variant(prompts: PromptParameters, stage: PretrainParameters) -> str:
