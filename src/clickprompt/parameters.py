@@ -35,6 +35,7 @@ CTR_SIZES: dict[str, tuple[str, ...]] = {
         "attention_layers",
         "attention_size",
         "attention_heads",
+        "attention_heads_layout",
         "attention_scale",
         "residual",
         "hidden_sizes",
@@ -293,6 +294,10 @@ class CTRParameters(Parameters):
     attention_layers: int = Field(3, ge=1, description="interacting layers (AutoInt)")
     attention_size: int = Field(32, ge=1, description="width of one head (AutoInt)")
     attention_heads: int = Field(1, ge=1, description="heads (AutoInt)")
+    attention_heads_layout: Literal["fields", "memory"] = Field(
+        "fields",
+        description="a head sees all fields, or mixes them as the reference does (AutoInt)",
+    )
     attention_scale: bool = Field(
         False, description="divide attention scores by the root of the head's width (AutoInt)"
     )
@@ -412,16 +417,31 @@ class PLMParameters(Parameters):
     attention: Literal["auto", "sdpa", "matmul"] = Field(
         "auto", description="kernel of the prompted attention; auto: matmul on CPU, sdpa on GPU"
     )
+    position_offset: int = Field(
+        0, ge=0, description="added to the position of every token; the reference: prompts.count"
+    )
 
 
 class PromptParameters(Parameters):
     """The prompt generator and its layout (sections 3 and 4 of docs/method.md)."""
 
     count: int = Field(5, ge=1, description="K, soft prompts per layer")
-    layout: Literal["key_value"] = Field("key_value", description="what the generator emits")
+    layout: Literal["key_value", "hidden_state", "input_only", "none"] = Field(
+        "key_value",
+        description="keys and values of each layer, vectors that each layer projects, vectors in "
+        "front of the text, or no prompts",
+    )
     bottleneck: int | None = Field(
         None, ge=1, description="width r of the first layer; null: the PLM's hidden size"
     )
+
+    @model_validator(mode="after")
+    def _one_matrix(self) -> Self:
+        if self.layout == "input_only" and self.bottleneck is not None:
+            raise ValueError(
+                f"bottleneck must be null with layout input_only, got {self.bottleneck}"
+            )
+        return self
 
 
 class MaskingParameters(Parameters):
@@ -458,6 +478,9 @@ class StageParameters(Parameters):
     learning_rate_prompts: float = Field(1e-3, ge=0, description="of the prompt generator")
     learning_rate_plm: float = Field(3e-4, ge=0, description="of the PLM; 0 freezes it")
     learning_rate_head: float = Field(1e-3, ge=0, description="of the heads")
+    learning_rate_biases_and_norms: float | None = Field(
+        None, gt=0, description="of the biases and norms of all parts; null: that of their part"
+    )
     weight_decay: float = Field(0.0, ge=0, description="of weights; biases and norms have none")
     weight_decay_embedding: float | None = Field(
         None, ge=0, description="of the CTR model's tables; null: weight_decay"
@@ -498,6 +521,10 @@ class ClickStageParameters(StageParameters):
 class PretrainParameters(StageParameters):
     """PA-MLM pretraining (section 5 of docs/method.md)."""
 
+    epochs: int = Field(ge=0, description="passes over the rows; 0: no pretraining")
+    rows: Literal["train", "train_and_valid"] = Field(
+        "train", description="splits whose rows are pretrained on"
+    )
     masking: MaskingParameters = MaskingParameters()
     validation_rows: int | None = Field(
         4096, ge=1, description="valid rows measured after each epoch (three times); null: all"
@@ -514,6 +541,9 @@ class FinetuneWithPLMParameters(ClickStageParameters):
         "alpha", description="learnt convex combination of the two logits, or their sum"
     )
     alpha: float = Field(0.5, gt=0, lt=1, description="start of the CTR logit's weight")
+    pool_prompts: bool = Field(
+        False, description="pool over the prompts, too (prompts.layout: input_only)"
+    )
 
 
 class FinetuneParameters(Parameters):
@@ -634,6 +664,67 @@ class TuningParameters(Parameters):
 _CHOSEN = tuple(PLMChoiceParameters.model_fields)
 
 
+# Stages and the parameters that `fidelity: reference` sets (docs/method.md, the last section).
+_STAGES = ("backbone", "pretrain", "finetune.without_plm", "finetune.with_plm")
+_BIASES_AND_NORMS = "learning_rate_biases_and_norms"
+
+
+def reference_settings(layout: str, count: int) -> dict[str, Any]:
+    """What ``fidelity: reference`` sets: dotted name -> value.
+
+    Args:
+        layout: of the prompts. Those of ``input_only`` have positions of their own, so that the
+            text needs no offset, and they are pooled with it.
+        count: K.
+    """
+    before_layers = layout in ("key_value", "hidden_state")
+    return {
+        "ctr.attention_heads_layout": "memory",
+        "plm.position_offset": count if before_layers else 0,
+        "pretrain.rows": "train_and_valid",
+        "pretrain.masking.vocabulary": "full",
+        "pretrain.masking.tied": False,
+        "finetune.with_plm.fusion": "sum",
+        "finetune.with_plm.pool_prompts": layout == "input_only",
+        **{f"{stage}.{_BIASES_AND_NORMS}": 1e-3 for stage in _STAGES},
+    }
+
+
+def _with_fidelity(raw: dict[str, Any]) -> dict[str, Any]:
+    """``raw`` with a value for each parameter of `reference_settings` that is absent or null.
+
+    Only of the rate of biases and norms null is a value: where it is named it stays. What is no
+    mapping where one should be is left for the rules of its own model to complain about.
+    """
+    prompts = raw.get("prompts")
+    prompts = prompts if isinstance(prompts, Mapping) else {}
+    fields = PromptParameters.model_fields
+    layout = prompts.get("layout", fields["layout"].default)
+    count = prompts.get("count", fields["count"].default)
+    count = count if isinstance(count, int) else 0
+    chosen = raw.get("fidelity") == "reference"
+    for name, value in reference_settings(layout, count).items():
+        *groups, key = name.split(".")
+        nullable = key == _BIASES_AND_NORMS
+        raw = _settled(raw, groups, key, {key: value} if chosen else {}, nullable=nullable)
+    return raw
+
+
+def _settled(
+    group: dict[str, Any], below: list[str], key: str, value: dict[str, Any], *, nullable: bool
+) -> dict[str, Any]:
+    """A copy of ``group`` in which ``key`` is named, or is ``value`` (empty: absent)."""
+    if below:
+        inner = group.get(below[0], {})
+        # An absent group stays absent where there is nothing to write.
+        if not isinstance(inner, dict) or (below[0] not in group and not value):
+            return group
+        return group | {below[0]: _settled(inner, below[1:], key, value, nullable=nullable)}
+    if key in group and (nullable or group[key] is not None):
+        return group
+    return {name: own for name, own in group.items() if name != key} | value
+
+
 class ProjectParameters(Parameters):
     """The whole of ``conf``: one field for each top-level key.
 
@@ -642,9 +733,15 @@ class ProjectParameters(Parameters):
     is complete and ``ctr_sizes`` has done its work: it is not part of a dump.
 
     ``plm_choices`` holds language models by name in the same way, for ``plm.name``.
+
+    ``fidelity`` chooses the values of the parameters in `reference_settings` that are absent or
+    null; a dump has the chosen ones.
     """
 
     seed: int = Field(0, ge=0, description="of initialisation, batch order, masks and dropout")
+    fidelity: Literal["default", "reference"] = Field(
+        "default", description="of what conf leaves null: this project's choice or the reference's"
+    )
     data: DataParameters
     ctr: CTRParameters = CTRParameters()
     ctr_sizes: dict[str, CTRParameters] = Field(
@@ -666,12 +763,24 @@ class ProjectParameters(Parameters):
 
     @model_validator(mode="before")
     @classmethod
-    def _sizes_of_the_model(cls, raw: Any) -> Any:
-        """Fill ``ctr`` from its entry in ``ctr_sizes``; tell the entries their model."""
-        if not isinstance(raw, dict) or not isinstance(raw.get("ctr_sizes"), dict):
+    def _complete(cls, raw: Any) -> Any:
+        """Fill ``ctr`` from its entry in ``ctr_sizes``, then what ``fidelity`` decides."""
+        if not isinstance(raw, dict):
             return raw
+        return _with_fidelity(cls._sizes_of_the_model(raw))
+
+    @classmethod
+    def _sizes_of_the_model(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Fill ``ctr`` from its entry in ``ctr_sizes``; tell the entries their model."""
+        if not isinstance(raw.get("ctr_sizes"), dict):
+            return raw
+        # Null is for `fidelity` to fill in, in the model that is chosen.
+        open_size = ("attention_heads_layout", None)
         entries = {
-            name: sizes | {"name": name} if isinstance(sizes, dict) else sizes
+            name: {size: value for size, value in sizes.items() if (size, value) != open_size}
+            | {"name": name}
+            if isinstance(sizes, dict)
+            else sizes
             for name, sizes in raw["ctr_sizes"].items()
         }
         ctr = raw.get("ctr", {})
@@ -703,6 +812,15 @@ class ProjectParameters(Parameters):
             known = ", ".join(choices) or "none"
             raise ValueError(f"name must be one of plm_choices ({known}), got {plm.name!r}{hint}")
         return plm
+
+    @model_validator(mode="after")
+    def _prompts_to_pool(self) -> Self:
+        if self.finetune.with_plm.pool_prompts and self.prompts.layout != "input_only":
+            raise ValueError(
+                "finetune.with_plm.pool_prompts must be false with prompts.layout "
+                f"{self.prompts.layout}: only the prompts of input_only stand in the text"
+            )
+        return self
 
     @field_validator("ctr_sizes")
     @classmethod
@@ -752,7 +870,7 @@ def _explain(raw: Mapping[str, Any], mistake: dict[str, Any]) -> str:
         return f"{name}: unknown parameter{hint}"
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] in ("missing", "value_error"):
-        return f"{name}: {message}"
+        return f"{name}: {message}" if name else message
     return f"{name}: {message}, got {mistake['input']!r}"
 
 

@@ -255,8 +255,17 @@ def dcn(row: Row, x: Array) -> tuple[Array, float, Backward]:
 def autoint(row: Row, x: Array) -> tuple[Array, float, Backward]:
     heads = int(row.options.get("heads", 1))
     residual = bool(row.options.get("residual", True))
+    memory = row.options.get("layout") == "memory"
     caches = []
     current = x
+
+    def part(array: Array, a: int, size: int) -> Array:
+        """Head a's d columns of every field, or run a of the numbers as they lie (a view)."""
+        if not memory:
+            return array[:, a * size : (a + 1) * size]
+        length = len(array) * size
+        return array.reshape(-1)[a * length : (a + 1) * length].reshape(len(array), size)
+
     for i in range(row.count("self_attention.{}.W_q.weight")):
         p = f"self_attention.{i}"
         query, key, value = (current @ row.weights[f"{p}.W_{n}.weight"].T for n in "qkv")
@@ -264,11 +273,10 @@ def autoint(row: Row, x: Array) -> tuple[Array, float, Backward]:
         factor = 1 / np.sqrt(size) if row.options.get("scale") else 1.0
         out, shares = np.zeros_like(value), []
         for a in range(heads):
-            part = slice(a * size, (a + 1) * size)
-            score = factor * query[:, part] @ key[:, part].T
+            score = factor * part(query, a, size) @ part(key, a, size).T
             share = np.exp(score - score.max(axis=1, keepdims=True))
             share /= share.sum(axis=1, keepdims=True)
-            out[:, part] = share @ value[:, part]
+            part(out, a, size)[...] = share @ part(value, a, size)
             shares.append(share)
         if residual:
             projected = f"{p}.W_res.weight" in row.weights
@@ -289,12 +297,11 @@ def autoint(row: Row, x: Array) -> tuple[Array, float, Backward]:
             grads = {n: np.zeros_like(query) for n in "qkv"}
             size = query.shape[1] // heads
             for a, share in enumerate(shares):
-                part = slice(a * size, (a + 1) * size)
-                grads["v"][:, part] = share.T @ grad_out[:, part]
-                grad_share = grad_out[:, part] @ value[:, part].T
+                part(grads["v"], a, size)[...] = share.T @ part(grad_out, a, size)
+                grad_share = part(grad_out, a, size) @ part(value, a, size).T
                 grad_score = share * (grad_share - (grad_share * share).sum(axis=1, keepdims=True))
-                grads["q"][:, part] = factor * grad_score @ key[:, part]
-                grads["k"][:, part] = factor * grad_score.T @ query[:, part]
+                part(grads["q"], a, size)[...] = factor * grad_score @ part(key, a, size)
+                part(grads["k"], a, size)[...] = factor * grad_score.T @ part(query, a, size)
             grad_in = np.zeros_like(inputs)
             if residual and f"{p}.W_res.weight" in row.weights:
                 row.add(f"{p}.W_res.weight", grad_out.T @ inputs)

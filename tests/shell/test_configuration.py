@@ -395,7 +395,7 @@ def test_kedro_itself_builds_the_models():
 
     raw = check_parameters(loader("base")["parameters"]).model_dump()
     typed = ParameterValidator(PIPELINES).validate_raw_params(raw)
-    models = set(typed) - {"seed", "finetune", "tuning"}  # tuning is read by no node
+    models = set(typed) - {"seed", "fidelity", "finetune", "tuning"}  # tuning is read by no node
     assert all(isinstance(typed[name], BaseModel) for name in models)
     assert all(isinstance(part, BaseModel) for part in typed["finetune"].values())
 

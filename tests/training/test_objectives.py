@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -25,13 +27,13 @@ from tests.training.tiny_run import CTR, PROMPTS
 MACHINE = choose_machine(TrainingParameters(precision="float32", device="cpu"))
 
 
-def pretraining(model_input, plm, **masking):
+def pretraining(model_input, plm, prompts=PROMPTS, options=None, **masking):
     ctr = stages._fresh_ctr(CTR, model_input, 0)
     ctr.head.requires_grad_(False)
     encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
     model = stages.ClickPromptForPretraining(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0),
+        generator=stages._fresh_generator(ctr, encoder, prompts, 0),
         encoder=encoder,
         mlm_head=stages.load_mlm_head(plm, encoder, generator=torch.Generator().manual_seed(0)),
     )
@@ -42,16 +44,17 @@ def pretraining(model_input, plm, **masking):
         batch_size=32,
         evaluation_batch_size=50,
         seed=5,
+        **(options or {}),
     )
     return model, objective
 
 
-def clicks(model_input, plm, **head):
+def clicks(model_input, plm, prompts=PROMPTS, **head):
     ctr = stages._fresh_ctr(CTR, model_input, 0)
     encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
     model = stages.ClickPromptForClicks(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0),
+        generator=stages._fresh_generator(ctr, encoder, prompts, 0),
         encoder=encoder,
         **head,
     )
@@ -275,3 +278,53 @@ def test_id_only_batches_have_no_text(model_input):
     batch = objective.prepare(np.arange(3))
     assert batch.token_ids_BN is None
     assert objective.count(batch) == 3
+
+
+def test_pretraining_may_have_the_rows_of_valid_too(model_input, plm):
+    """As the reference; never those of test."""
+    _, objective = pretraining(model_input, plm, options={"splits": "train_and_valid"})
+    rows = np.sort(np.concatenate(objective.batches(0)))
+    stop = model_input.rows("valid").stop
+    np.testing.assert_array_equal(rows, np.arange(stop))
+    assert model_input.rows("test").start == stop < len(model_input.labels)
+    _, objective = pretraining(model_input, plm)
+    rows = np.sort(np.concatenate(objective.batches(0)))
+    np.testing.assert_array_equal(rows, np.arange(model_input.rows("train").stop))
+
+
+def test_without_prompts_it_is_masked_language_modelling_of_the_plm_alone(model_input, plm):
+    """The numbers are those of prompts off; the CTR model is not even asked."""
+    prompted, objective = pretraining(model_input, plm)
+    without, silent = pretraining(
+        model_input, plm, PROMPTS.model_copy(update={"layout": "none"}), {"measured": ("off",)}
+    )
+    assert without.generator is None
+    without.ctr.representation = None
+    off = {k: v for k, v in objective.validate(prompted).items() if k.endswith("_off")}
+    assert silent.validate(without) == off
+    batch = silent.prepare(silent.batches(0)[0], 0, 0)
+    silent.loss_sum(without.train(), batch).backward()
+    assert all(p.grad is None for p in without.ctr.parameters())
+    assert all(p.grad is not None for p in without.encoder.parameters())
+
+
+def test_without_prompts_the_models_meet_in_the_logit_only(model_input, plm):
+    """z_plm is the same for any ids; the sum has the CTR logit of those ids."""
+    model, objective = clicks(
+        model_input, plm, PROMPTS.model_copy(update={"layout": "none"}), fusion="sum"
+    )
+    model.double().eval()
+    batch = objective.prepare(np.arange(8))
+    other = dataclasses.replace(batch, x_id_BF=np.zeros_like(batch.x_id_BF))
+    with torch.no_grad():
+        found = [objective.logits(model, b) for b in (batch, other)]
+        alone = [model.ctr(torch.from_numpy(np.array(b.x_id_BF))) for b in (batch, other)]
+    assert not torch.allclose(alone[0], alone[1])
+    torch.testing.assert_close(found[0] - alone[0], found[1] - alone[1], rtol=0, atol=1e-12)
+
+
+def test_logits_of_float64_stay_exact(model_input, plm):
+    model, objective = clicks(model_input, plm)
+    batch = objective.prepare(np.arange(8))
+    assert objective.logits(model.eval(), batch).dtype == torch.float32
+    assert objective.logits(model.double(), batch).dtype == torch.float64

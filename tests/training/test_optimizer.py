@@ -44,6 +44,25 @@ STAGE = StageParameters(
 )
 
 
+def test_biases_and_norms_may_have_a_rate_of_their_own():
+    """As the reference: whatever the rate of their part. alpha is neither."""
+    stage = STAGE.model_copy(update={"learning_rate_biases_and_norms": 7e-3})
+    rates = {group["name"]: group["lr"] for group in parameter_groups(Parts(), STAGE)}
+    apart = {group["name"]: group["lr"] for group in parameter_groups(Parts(), stage)}
+    kind = ".biases_and_norms"
+    changed = {name for name in rates if name.endswith(kind) and not name.startswith("alpha")}
+    assert len(changed) == 4
+    assert apart == rates | dict.fromkeys(changed, 7e-3)
+
+
+def test_a_frozen_part_is_frozen_with_its_biases():
+    model = Parts()
+    changes = {"learning_rate_biases_and_norms": 1e-3, "learning_rate_plm": 0.0}
+    groups = parameter_groups(model, STAGE.model_copy(update=changes))
+    assert not [group for group in groups if str(group["name"]).startswith("encoder")]
+    assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
+
+
 def test_every_parameter_is_in_exactly_one_group_with_its_rate_and_decay():
     model = Parts()
     groups = parameter_groups(model, STAGE)

@@ -6,6 +6,7 @@ Shapes: B batch, F fields, E embedding size, A attention heads, d head size, D r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ class AutoInt(CTRModel):
     D = F * A * d + the last hidden size, or F * A * d without a deep part.
 
     NOTE[DIFF]: with more than one head the reference cuts heads out of the memory layout, which
-    mixes the fields; here a head attends over the fields, as in the paper. With the one head of
-    all its published sizes both are the same.
+    mixes the fields; here a head attends over the fields, as in the paper, and
+    ``attention_heads_layout: memory`` is the reference's way. With the one head of all its
+    published sizes both are the same.
 
     Args:
         field_sizes: table rows per field.
@@ -34,6 +36,10 @@ class AutoInt(CTRModel):
         attention_layers: number of interacting layers.
         attention_size: d.
         attention_heads: A.
+        attention_heads_layout: ``fields``: a head is d of the components of every field.
+            ``memory``: the F * A * d numbers of a row are cut, as they lie, into A runs of F * d;
+            head a takes run a as F vectors of d. So with A > 1 its vectors are parts of the
+            fields [a F / A, (a + 1) F / A) only, and what it attends to is put back in its place.
         attention_scale: divide the scores by sqrt(d); paper and reference do not.
         residual: add X Wr.
         hidden_sizes: widths of the deep part; none: the attention part alone.
@@ -49,6 +55,7 @@ class AutoInt(CTRModel):
         attention_layers: int,
         attention_size: int,
         attention_heads: int,
+        attention_heads_layout: Literal["fields", "memory"] = "fields",
         attention_scale: bool,
         residual: bool,
         hidden_sizes: Sequence[int],
@@ -68,6 +75,7 @@ class AutoInt(CTRModel):
                 input_size=width if number else embedding_size,
                 size=attention_size,
                 heads=attention_heads,
+                heads_layout=attention_heads_layout,
                 scale=attention_scale,
                 residual=residual,
             )
@@ -94,11 +102,19 @@ class InteractingLayer(nn.Module):
     """One layer of self-attention over the fields, without biases (equations 5 to 8)."""
 
     def __init__(
-        self, *, input_size: int, size: int, heads: int, scale: bool, residual: bool
+        self,
+        *,
+        input_size: int,
+        size: int,
+        heads: int,
+        heads_layout: Literal["fields", "memory"] = "fields",
+        scale: bool,
+        residual: bool,
     ) -> None:
         super().__init__()
         width = heads * size
         self.heads = heads
+        self.heads_layout = heads_layout
         self.factor = size**-0.5 if scale else 1.0
         self.query = nn.Linear(input_size, width, bias=False)
         self.key = nn.Linear(input_size, width, bias=False)
@@ -123,11 +139,17 @@ class InteractingLayer(nn.Module):
         if self.factor != 1.0:
             score_BAFF = score_BAFF * self.factor
         out_BAFd = softmax_over_fields(score_BAFF).to(value_BAFd.dtype) @ value_BAFd
-        out_BFX = out_BAFd.transpose(1, 2).flatten(2)
+        if self.heads_layout == "fields":
+            out_BFX = out_BAFd.transpose(1, 2).flatten(2)
+        else:
+            out_BFX = out_BAFd.reshape(query_BFX.shape)
         if self.residual:
             out_BFX = out_BFX + (projected[0] if projected else x_BFE)
         return out_BFX.relu()
 
     def _split(self, x_BFX: Tensor) -> Tensor:
         """(B, F, A * d) -> (B, A, F, d)."""
+        if self.heads_layout == "memory":
+            batch, fields, width = x_BFX.shape
+            return x_BFX.reshape(batch, self.heads, fields, width // self.heads)
         return x_BFX.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -10,10 +10,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clickprompt.ctr import CTRModel
 from clickprompt.plm import MLMHead, PromptedEncoder, pool
-from clickprompt.prompts import PromptGenerator
+from clickprompt.prompts import AnyGenerator, InputPrompts
 
 Pooling = Literal["mean", "cls", "last", "avg_first_last", "avg_top2"]
 Fusion = Literal["alpha", "sum"]
@@ -33,23 +34,26 @@ class CTRForClicks(nn.Module):
         self.ctr = ctr
 
     def forward(self, x_id_BF: Tensor) -> Tensor:
-        """Logits (B,) in float32 from local ids (B, F)."""
-        return self.ctr(x_id_BF).float()
+        """Logits (B,) in float32 (or float64) from local ids (B, F)."""
+        return _not_half(self.ctr(x_id_BF))
 
 
 class ClickPromptForPretraining(nn.Module):
     """Prompt-augmented masked language modelling (section 5 of docs/method.md).
 
-    The uncorrupted IDs give the representation, the representation gives each layer's
-    prompts, and the PLM restores the masked tokens with their help. A causal PLM is given the
-    whole text instead and predicts the token after each selected one (PA-CLM).
+    The uncorrupted IDs give the representation, the representation gives the prompts, and the PLM
+    restores the masked tokens with their help. A causal PLM is given the whole text instead and
+    predicts the token after each selected one (PA-CLM).
+
+    Without a generator it is plain language modelling: nothing reads the CTR model, which is only
+    kept, and its parameters get no gradient.
     """
 
     def __init__(
         self,
         *,
         ctr: CTRModel,
-        generator: PromptGenerator,
+        generator: AnyGenerator | None,
         encoder: PromptedEncoder,
         mlm_head: MLMHead,
     ) -> None:
@@ -80,13 +84,14 @@ class ClickPromptForPretraining(nn.Module):
             columns_S: text position of each selected token (S,).
             vocabulary_V: token ids that the softmax runs over; None: the whole vocabulary.
             prompts: ``off`` leaves them out, ``shuffled`` gives each row those of the row half a
-                batch away; both only measure what the prompts contribute.
+                batch away; both only measure what the prompts contribute. Without a generator
+                there are none in any case.
 
         Returns:
             (S, V), column v belonging to ``vocabulary_V[v]``.
         """
         written = None
-        if prompts != "off":
+        if prompts != "off" and self.generator is not None:
             representation_BD = self.ctr.representation(x_id_BF)
             if prompts == "shuffled":
                 representation_BD = representation_BD.roll(len(x_id_BF) // 2, dims=0)
@@ -100,12 +105,26 @@ class ClickPromptForClicks(nn.Module):
 
     ``alpha``: logit = alpha * z_ctr + (1 - alpha) * z_plm with a learnt scalar alpha.
     ``sum``: logit = z_ctr + z_plm.
+    Without a generator the two models meet in this logit only.
 
     NOTE[DIFF]: the authors' code adds the two logits by default; here alpha is the default, as
-    in the paper, it stands on the CTR logit, and it has no weight decay.
+    in the paper, it stands on the CTR logit, and it has no weight decay. ``fusion: sum`` is theirs.
 
     NOTE[DIFF]: the authors' code runs the CTR model twice a step; here its representation
     is computed once and serves the prompts and the CTR logit.
+
+    NOTE[DIFF]: prompts in front of the text (``input_only``) are pooled with it in the authors'
+    code, and ``cls`` is then the first of them; here pooling sees the text only, unless
+    ``pool_prompts`` says otherwise.
+
+    Args:
+        ctr: the CTR model.
+        generator: from its representation to prompts; None: no prompts.
+        encoder: the PLM.
+        pooling: of its hidden states.
+        fusion: of the two logits.
+        alpha: start of the CTR logit's weight.
+        pool_prompts: pool over the prompts of `InputPrompts` and the text.
 
     Raises:
         ValueError: ``cls`` pooling with a causal PLM.
@@ -115,11 +134,12 @@ class ClickPromptForClicks(nn.Module):
         self,
         *,
         ctr: CTRModel,
-        generator: PromptGenerator,
+        generator: AnyGenerator | None,
         encoder: PromptedEncoder,
         pooling: Pooling = "mean",
         fusion: Fusion = "alpha",
         alpha: float = 0.5,
+        pool_prompts: bool = False,
     ) -> None:
         super().__init__()
         if pooling == "cls" and encoder.family.causal:
@@ -133,6 +153,7 @@ class ClickPromptForClicks(nn.Module):
         width = encoder.hidden_size
         self.click_head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
         self.pooling: Pooling = pooling
+        self.pool_prompts = pool_prompts
         self.alpha = nn.Parameter(torch.tensor(alpha)) if fusion == "alpha" else None
 
     def initialise_head(self, generator: torch.Generator) -> None:
@@ -143,16 +164,20 @@ class ClickPromptForClicks(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x_id_BF: Tensor, token_ids_BN: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """Logits (B,) in float32 from local ids (B, F) and text (B, N)."""
+        """Logits (B,) in float32 (or float64) from local ids (B, F) and text (B, N)."""
         representation_BD = self.ctr.representation(x_id_BF)
+        written = None if self.generator is None else self.generator(representation_BD)
         hidden = self.encoder(
             token_ids_BN,
             mask_BN,
-            self.generator(representation_BD),
+            written,
             all_layers=self.pooling.startswith("avg"),
+            with_prompts=self.pool_prompts,
         )
+        if self.pool_prompts and mask_BN is not None and isinstance(written, InputPrompts):
+            mask_BN = functional.pad(mask_BN, (written.vector_BKE.shape[1], 0), value=True)
         pooled_BH = pool(hidden, mask_BN, self.pooling)
-        z_ctr_B = self.ctr.logits(representation_BD, x_id_BF).float()
+        z_ctr_B = _not_half(self.ctr.logits(representation_BD, x_id_BF))
         # The last products in float32: a bf16 logit has three digits and ties many rows.
         with torch.autocast(pooled_BH.device.type, enabled=False):
             z_plm_B = self.click_head(
@@ -161,3 +186,8 @@ class ClickPromptForClicks(nn.Module):
         if self.alpha is None:
             return z_ctr_B + z_plm_B
         return self.alpha * z_ctr_B + (1 - self.alpha) * z_plm_B
+
+
+def _not_half(logits_B: Tensor) -> Tensor:
+    """Logits of bf16 in float32; those of float64 stay exact."""
+    return logits_B if logits_B.dtype == torch.float64 else logits_B.float()

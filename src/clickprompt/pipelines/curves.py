@@ -25,11 +25,15 @@ def plot_click_curves(trained: TrainedModel) -> Any:
 
 
 def plot_pretraining_curves(trained: TrainedModel) -> Any:
-    """Loss and accuracy of PA-MLM or PA-CLM by epoch, with prompts on, off and shuffled."""
+    """Loss and accuracy of PA-MLM or PA-CLM by epoch, with prompts on, off and shuffled.
+
+    Without prompts there is ``off`` alone; without pretraining one point, before the first epoch.
+    """
     from clickprompt.evaluation.plots import plot_training_curves
 
-    history, ways = trained.report["history"], ("on", "off", "shuffled")
-    causal = any("valid_clm_loss_prompts_on" in entry for entry in history)
+    history = trained.report["history"] or [{"epoch": 0} | trained.report["metrics"]]
+    ways = ("on", "off", "shuffled")
+    causal = any("valid_clm_loss_prompts_off" in entry for entry in history)
     task, loss, accuracy = (
         ("clm", "PA-CLM loss", "Next-token accuracy")
         if causal
@@ -39,4 +43,7 @@ def plot_pretraining_curves(trained: TrainedModel) -> Any:
         loss: ["train_loss", *(f"valid_{task}_loss_prompts_{way}" for way in ways)],
         accuracy: [f"valid_{task}_accuracy_prompts_{way}" for way in ways],
     }
-    return plot_training_curves(history, panels, "Pretraining")
+    measured = {
+        title: [name for name in names if name in history[0]] for title, names in panels.items()
+    }
+    return plot_training_curves(history, measured, "Pretraining")

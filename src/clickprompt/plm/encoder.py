@@ -54,8 +54,9 @@ class _Text:
 class PromptedEncoder(nn.Module):
     """An encoder whose layers read prompts (section 4 of docs/method.md).
 
-    NOTE[DIFF]: the reference shifts the text's position ids by K when there are prompts; here
-    the text keeps its positions. ``position_offset=K`` gives the reference's numbers.
+    NOTE[DIFF]: the reference shifts the text's position ids by K when its layers have prompts; here
+    the text keeps its positions. ``position_offset=K`` gives the reference's numbers. Prompts in
+    front of the text have positions themselves, here and there.
 
     Args:
         model: a transformers encoder; its layers' parts are used, their attention is not.
@@ -83,6 +84,7 @@ class PromptedEncoder(nn.Module):
         self.head_size: int = config.hidden_size // config.num_attention_heads
         self.vocabulary_size: int = config.vocab_size
         self.embedding_size: int = family.embedding_size(config)
+        self.position_offset = position_offset
         self.position_limit: int = family.positions(config) - position_offset
         self._first_position = family.first_position(config) + position_offset
 
@@ -359,12 +361,11 @@ def _check_shape(name: str, tensor: Tensor, names: str, sizes: tuple[int | str, 
         )
 
 
-def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEncoder:
+def load_encoder(plm: PLMParameters) -> PromptedEncoder:
     """Load the language model in float32, its weights checked, its first layers kept.
 
     Args:
-        plm: source, layers to keep, dropout, attention kernel.
-        position_offset: see `PromptedEncoder`.
+        plm: source, layers to keep, dropout, attention kernel, position offset.
 
     Returns:
         The encoder, in training mode as a new module is.
@@ -415,7 +416,7 @@ def load_encoder(plm: PLMParameters, *, position_offset: int = 0) -> PromptedEnc
         model=model.train(),
         family=family,
         attention=plm.attention,
-        position_offset=position_offset,
+        position_offset=plm.position_offset,
     )
 
 

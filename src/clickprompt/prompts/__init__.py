@@ -1,6 +1,14 @@
-"""The prompt generator and its layouts."""
+"""The prompt generators and their layouts."""
 
-from clickprompt.prompts.generator import PromptGenerator, rows_from_reference
+from clickprompt.prompts.generator import (
+    AnyGenerator,
+    HiddenStateGenerator,
+    InputGenerator,
+    PromptGenerator,
+    build_generator,
+    input_rows_from_reference,
+    rows_from_reference,
+)
 from clickprompt.prompts.layouts import (
     HiddenStatePrompts,
     InputPrompts,
@@ -9,10 +17,15 @@ from clickprompt.prompts.layouts import (
 )
 
 __all__ = [
+    "AnyGenerator",
+    "HiddenStateGenerator",
     "HiddenStatePrompts",
+    "InputGenerator",
     "InputPrompts",
     "KeyValuePrompts",
     "PromptGenerator",
     "Prompts",
+    "build_generator",
+    "input_rows_from_reference",
     "rows_from_reference",
 ]

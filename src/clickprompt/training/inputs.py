@@ -8,6 +8,7 @@ from torch import nn
 from clickprompt.ctr import CTRModel, FeatureEmbedding
 from clickprompt.modality import ModelInput
 from clickprompt.modality.arrays import chunks, read_rows
+from clickprompt.plm import PromptedEncoder
 from clickprompt.training.optimizer import feature_embeddings
 
 
@@ -51,3 +52,27 @@ def check_ids(model_input: ModelInput, embedding: FeatureEmbedding) -> None:
             f"{model_input.metadata['fields'][field]['name']!r}, got {x_id_BF[row, field]} in row "
             f"{rows.start + row}: run the pipeline modality_conversion again"
         )
+
+
+def check_texts(model_input: ModelInput, encoder: PromptedEncoder, *, before: int) -> None:
+    """Hold the longest text against the positions that the language model has.
+
+    Args:
+        model_input: both views of the samples.
+        encoder: knows its positions, less the offset (`plm.position_offset`).
+        before: prompts that stand in front of the text and take positions, too.
+
+    Raises:
+        ValueError: a text has more tokens than there are positions left.
+    """
+    longest, left = int(model_input.text_lengths().max()), encoder.position_limit - before
+    if longest <= left:
+        return
+    offset = encoder.position_offset
+    taken = [f"an offset of {offset}"] * (offset > 0) + [f"{before} prompts"] * (before > 0)
+    less = f", less {' and '.join(taken)}" if taken else ""
+    raise ValueError(
+        f"texts of {model_input.folder} must have at most {left} tokens (the PLM's "
+        f"{encoder.position_limit + offset} positions{less}), got {longest}: "
+        f"plm.max_tokens: {left} shortens them"
+    )

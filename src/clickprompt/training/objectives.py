@@ -40,6 +40,8 @@ TOKEN_MULTIPLE = 2
 SELECTED_MULTIPLE = 64
 IGNORED = -100  # target of those; what torch's cross entropy leaves out
 
+Prompting = Literal["on", "off", "shuffled"]
+
 # Masks of the valid split follow from a position that training never has.
 VALIDATION_EPOCH = 2**31 - 1
 
@@ -227,6 +229,9 @@ class TokenObjective(ABC):
         evaluation_batch_size: rows per step without gradients.
         seed: of batch order and masks.
         validation_rows: valid rows that are measured; None measures all.
+        splits: whose rows are trained on.
+        measured: prompts with which the valid split is measured; ``off`` alone where the model has
+            none, since with them the others would be the same numbers.
 
     Raises:
         ValueError: PA-MLM with a model input of a causal model, which has no mask token.
@@ -246,6 +251,8 @@ class TokenObjective(ABC):
         evaluation_batch_size: int,
         seed: int,
         validation_rows: int | None = None,
+        splits: Literal["train", "train_and_valid"] = "train",
+        measured: tuple[Prompting, ...] = ("on", "off", "shuffled"),
     ) -> None:
         self._input = model_input
         # As plain arrays: numpy's own class for mapped files takes longer than reading the rows.
@@ -258,6 +265,8 @@ class TokenObjective(ABC):
         self._evaluation_batch_size = evaluation_batch_size
         self._seed = seed
         self._validation_rows = validation_rows
+        self._last: Split = "train" if splits == "train" else "valid"
+        self._measured = measured
         self._text = TextBatcher(model_input)
         if self.task == "mlm" and self._text.mask_id is None:
             raise ValueError(
@@ -275,9 +284,8 @@ class TokenObjective(ABC):
             self._vocabulary_V = torch.from_numpy(self._active).to(machine.device)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Shuffled train rows."""
-        train = self._input.rows("train")
-        rows = np.arange(train.start, train.stop)
+        """Shuffled train rows, those of valid among them where they are trained on."""
+        rows = np.arange(self._input.rows("train").start, self._input.rows(self._last).stop)
         return shuffled_batches(rows, self._batch_size, self._seed, epoch, self._lengths)
 
     def prepare(self, rows: np.ndarray, epoch: int, step: int) -> Batch:
@@ -311,9 +319,7 @@ class TokenObjective(ABC):
         assert batch.target_S is not None
         return int((batch.target_S != IGNORED).sum())
 
-    def logits(
-        self, model: nn.Module, batch: Batch, prompts: Literal["on", "off", "shuffled"] = "on"
-    ) -> Tensor:
+    def logits(self, model: nn.Module, batch: Batch, prompts: Prompting = "on") -> Tensor:
         """Logits (S, V) of the selected tokens."""
         device = self._machine.device
         assert batch.token_ids_BN is not None
@@ -345,7 +351,7 @@ class TokenObjective(ABC):
         token of the vocabulary are left out.
         """
         model.eval()
-        sums = dict.fromkeys(("on", "off", "shuffled"), 0.0)
+        sums: dict[Prompting, float] = dict.fromkeys(self._measured, 0.0)
         hits = dict.fromkeys(sums, 0)
         count = 0
         for step, rows in enumerate(self._validation_batches()):
@@ -355,7 +361,7 @@ class TokenObjective(ABC):
                 continue
             count += self.count(batch)
             target_S = to_device(batch.target_S, self._machine.device)
-            for prompts in ("on", "off", "shuffled"):
+            for prompts in sums:
                 with self._machine.autocast():
                     logit_SV = self.logits(model, batch, prompts)
                 sums[prompts] += float(cross_entropy_sum(logit_SV, target_S, IGNORED))

@@ -102,7 +102,8 @@ def parameter_groups(model: nn.Module, stage: StageParameters) -> list[dict[str,
     are a group of their own: coupled L2 on them is what matters most there.
 
     NOTE[DIFF]: the reference trains biases and LayerNorms at 1e-3 whatever the rate of
-    their part; here they have the rate of their part.
+    their part; here they have the rate of their part, and ``learning_rate_biases_and_norms: 1e-3``
+    is the reference's way. A part whose rate is 0 stays frozen as a whole all the same.
 
     Args:
         model: a model whose top-level children are named in ``PARTS``.
@@ -131,11 +132,20 @@ def parameter_groups(model: nn.Module, stage: StageParameters) -> list[dict[str,
         {
             "name": f"{part}.{kind}",
             "params": parameters,
-            "lr": getattr(stage, PARTS[part]),
+            "lr": _rate(part, kind, stage),
             "weight_decay": _decay(part, kind, stage),
         }
         for (part, kind), parameters in groups.items()
     ]
+
+
+def _rate(part: str, kind: str, stage: StageParameters) -> float:
+    apart = stage.learning_rate_biases_and_norms
+    # alpha is neither a bias nor a norm, though it has no decay either.
+    if kind == "biases_and_norms" and part != "alpha" and apart is not None:
+        return apart
+    rate: float = getattr(stage, PARTS[part])
+    return rate
 
 
 def _decay(part: str, kind: str, stage: StageParameters) -> float:

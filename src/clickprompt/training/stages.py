@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,15 @@ from clickprompt.parameters import (
 )
 from clickprompt.plm import PromptedEncoder, load_encoder, load_mlm_head, resolve_source
 from clickprompt.progress import clock
-from clickprompt.prompts import PromptGenerator
+from clickprompt.prompts import AnyGenerator, build_generator
+from clickprompt.training.checkpoint import Progress
 from clickprompt.training.files import (
     check_folder,
     load_tensors,
     save_tensors,
     write_folder,
 )
-from clickprompt.training.inputs import check_ids_once
+from clickprompt.training.inputs import check_ids_once, check_texts
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import (
@@ -61,6 +63,9 @@ logger = logging.getLogger(__name__)
 
 # Raised when the same parameters give other weights than before.
 METHOD_VERSION = 1
+
+# The method with all of its parts; other variants are named in the reports as well.
+FULL = "full"
 
 # What a finished stage predicts; test only where it is asked for (`training.test`).
 SPLITS: tuple[Split, Split] = ("valid", "test")
@@ -99,19 +104,28 @@ def pretrain(
     Section 5 of docs/method.md. Nothing reads the labels. A causal PLM learns PA-CLM instead:
     to predict the next token.
 
+    Without prompts (``layout: none``) it is plain masked language modelling of the PLM; without
+    epochs the result is what it would have started from. In both cases the CTR model is untrained.
+
     NOTE[DIFF]: the reference pretrains on the train and valid rows; here the train rows only, so
     that valid measures PA-MLM and chooses in finetuning without having been seen.
+    ``rows: train_and_valid`` is the reference's way.
     """
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
+        if stage.rows == "train_and_valid" and stage.epochs:
+            logger.warning("pretrain: its rows are also those of valid, which measures seen rows")
         ctr_model = _fresh_ctr(ctr, model_input, seed)
-        # PA-MLM reads the representation only; what only the logit reads has nothing to learn here.
-        for parameter in ctr_model.logit_parameters():
-            parameter.requires_grad_(False)
         encoder = load_encoder(plm)
+        generator = _fresh_generator(ctr_model, encoder, prompts, seed)
+        # PA-MLM reads the representation only; what only the logit reads has nothing to learn here,
+        # and without prompts nothing of the CTR model has.
+        idle = ctr_model.parameters() if generator is None else ctr_model.logit_parameters()
+        for parameter in idle:
+            parameter.requires_grad_(False)
         model = ClickPromptForPretraining(
             ctr=ctr_model,
-            generator=_fresh_generator(ctr_model, encoder, prompts, seed),
+            generator=generator,
             encoder=encoder,
             mlm_head=load_mlm_head(
                 plm, encoder, tied=stage.masking.tied, generator=_generator(seed, "mlm_head")
@@ -126,11 +140,16 @@ def pretrain(
             evaluation_batch_size=training.evaluation_batch_size,
             seed=seed,
             validation_rows=stage.validation_rows,
+            splits=stage.rows,
+            measured=("off",) if generator is None else ("on", "off", "shuffled"),
         )
         return model, objective
 
+    variant = _variant(prompts, stage)
     settings = {"ctr": ctr, "plm": plm, "plm_weights": _plm_digest(plm), "prompts": prompts}
-    return _run("pretrain", build, model_input, settings | {"stage": stage}, stage, training, seed)
+    return _run(
+        "pretrain", build, model_input, settings | {"stage": stage}, stage, training, seed, variant
+    )
 
 
 def finetune_without_plm(
@@ -143,15 +162,23 @@ def finetune_without_plm(
     seed: int,
 ) -> TrainedModel:
     """Finetune the pretrained CTR model alone, with a fresh head (section 7 of docs/method.md)."""
+    variant = pretrained.report.get("variant", FULL)
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
+        if variant != FULL:
+            logger.warning(
+                "finetune_without_plm starts from an untrained CTR model: the variant is %r",
+                variant,
+            )
         model = CTRForClicks(ctr=_fresh_ctr(ctr, model_input, seed))
         _load_parts(model, pretrained, ("ctr",))
         model.ctr.reset_head(_generator(seed, "ctr_head"), initialisation=ctr.initialisation)
         return model, _click_objective(model_input, machine, stage, training, seed, text=False)
 
     settings = {"ctr": ctr, "stage": stage, "pretrained": pretrained.digest}
-    return _run("finetune_without_plm", build, model_input, settings, stage, training, seed)
+    return _run(
+        "finetune_without_plm", build, model_input, settings, stage, training, seed, variant
+    )
 
 
 def finetune_with_plm(
@@ -172,22 +199,26 @@ def finetune_with_plm(
         # Dropout is for weights that are trained: a frozen PLM works as it does in evaluation.
         frozen = stage.learning_rate_plm == 0
         encoder = load_encoder(plm.model_copy(update={"dropout": 0.0}) if frozen else plm)
+        generator = _fresh_generator(ctr_model, encoder, prompts, seed)
         model = ClickPromptForClicks(
             ctr=ctr_model,
-            generator=_fresh_generator(ctr_model, encoder, prompts, seed),
+            generator=generator,
             encoder=encoder,
             pooling=stage.pooling,
             fusion=stage.fusion,
             alpha=stage.alpha,
+            pool_prompts=stage.pool_prompts,
         )
-        _load_parts(model, pretrained, ("ctr", "generator", "encoder"))
+        written = () if generator is None else ("generator",)
+        _load_parts(model, pretrained, ("ctr", *written, "encoder"))
         ctr_model.reset_head(_generator(seed, "ctr_head"), initialisation=ctr.initialisation)
         model.initialise_head(_generator(seed, "click_head"))
         return model, _click_objective(model_input, machine, stage, training, seed, text=True)
 
     settings: dict[str, Any] = {"ctr": ctr, "plm": plm, "prompts": prompts, "stage": stage}
     settings |= {"pretrained": pretrained.digest}
-    return _run("finetune_with_plm", build, model_input, settings, stage, training, seed)
+    variant = pretrained.report.get("variant", FULL)
+    return _run("finetune_with_plm", build, model_input, settings, stage, training, seed, variant)
 
 
 def _run(
@@ -198,6 +229,7 @@ def _run(
     stage: StageParameters,
     training: TrainingParameters,
     seed: int,
+    variant: str | None = None,
 ) -> TrainedModel:
     """Find the finished stage by its digest, or train, save and report it."""
     machine = choose_machine(training)
@@ -222,27 +254,38 @@ def _run(
 
     model, objective = build(machine)
     check_ids_once(model_input, model)
+    if "plm" in settings:
+        encoder = model.get_submodule("encoder")
+        assert isinstance(encoder, PromptedEncoder)
+        own = settings["prompts"]
+        front = own.count if own.layout == "input_only" else 0
+        check_texts(model_input, encoder, before=front)
     logger.info(
         "%s: %s rows, %s parameters, %s on %s, %d threads",
         name,
-        f"{model_input.rows('train').stop:,}",
+        f"{model_input.rows(_last_split(stage)).stop:,}",
         f"{sum(p.numel() for p in model.parameters()):,}",
         machine.precision,
         machine.device,
         torch.get_num_threads(),
     )
-    progress = fit(
-        name=name,
-        model=model,
-        objective=objective,
-        stage=stage,
-        training=training,
-        machine=machine,
-        seed=seed,
-        folder=folder,
-        row_numbers=model_input.row_numbers,
-    )
     predictions = metrics = None
+    if stage.epochs:
+        progress = fit(
+            name=name,
+            model=model,
+            objective=objective,
+            stage=stage,
+            training=training,
+            machine=machine,
+            seed=seed,
+            folder=folder,
+            row_numbers=model_input.row_numbers,
+        )
+    else:
+        started = time.monotonic()
+        metrics = objective.validate(model.to(machine.device))
+        progress = Progress(best_epoch=0, seconds=time.monotonic() - started, finished=True)
     if isinstance(objective, ClickObjective):
         splits = SPLITS if training.test else SPLITS[:1]
         predictions = _predictions(model_input, objective, model, splits)
@@ -252,6 +295,7 @@ def _run(
         "digest": digest,
         "ctr": settings["ctr"].name,
         "plm": settings["plm"].source if "plm" in settings else None,
+        "variant": variant,
         "versions": _versions(),
         "threads": torch.get_num_threads(),
         "parameter_counts": _parameter_counts(model),
@@ -350,17 +394,29 @@ def _fresh_ctr(ctr: CTRParameters, model_input: ModelInput, seed: int) -> CTRMod
 
 def _fresh_generator(
     ctr_model: CTRModel, encoder: PromptedEncoder, prompts: PromptParameters, seed: int
-) -> PromptGenerator:
-    generator = PromptGenerator(
+) -> AnyGenerator | None:
+    return build_generator(
+        prompts,
         representation_size=ctr_model.representation_size,
         layers=encoder.layers,
         heads=encoder.heads,
         head_size=encoder.head_size,
-        count=prompts.count,
-        bottleneck=prompts.bottleneck,
+        hidden_size=encoder.hidden_size,
+        embedding_size=encoder.embedding_size,
+        generator=_generator(seed, "prompts"),
     )
-    generator.initialise(_generator(seed, "prompts"))
-    return generator
+
+
+def _last_split(stage: StageParameters) -> Split:
+    """Rows come in the order of the splits; a stage trains on those up to the end of this one."""
+    seen = isinstance(stage, PretrainParameters) and stage.rows == "train_and_valid"
+    return "valid" if seen else "train"
+
+
+def _variant(prompts: PromptParameters, stage: PretrainParameters) -> str:
+    """Name of the ablation of knowledge fusion (section 6 of docs/method.md)."""
+    missing = ["prompts"] * (prompts.layout == "none") + ["pretraining"] * (stage.epochs == 0)
+    return f"without {' and '.join(missing)}" if missing else FULL
 
 
 def _plm_digest(plm: PLMParameters) -> list[str]:

@@ -45,6 +45,7 @@ _SHARED = ("seed", "training.precision", "training.device")
 _PRETRAINED = ("ctr.", "plm.dropout", "plm.keep_layers", "prompts.", "pretrain.")
 _FIXED_PLM = (
     *(f"plm.{name}" for name in ("source", "sha256", "max_tokens", "long_text", "attention")),
+    "plm.position_offset",  # takes positions from the text
     *_SHARED,
 )
 

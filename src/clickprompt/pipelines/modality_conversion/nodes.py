@@ -108,16 +108,23 @@ def _is_causal(plm: PLMParameters) -> bool:
 
 
 def _longest_text(plm: PLMParameters) -> int:
-    """Tokens that a row may have: ``plm.max_tokens``, else all positions of the model."""
+    """Tokens that a row may have: ``plm.max_tokens``, else all positions after the offset."""
     from clickprompt.plm import resolve_source
     from clickprompt.plm.families import family_of
 
     source = resolve_source(plm)
     family = family_of(source.config().get("model_type"))
-    limit = family.positions(source.model_config())
-    if plm.max_tokens is not None and plm.max_tokens > limit:
+    positions, offset = family.positions(source.model_config()), plm.position_offset
+    limit = positions - offset
+    if limit < 4:
         raise ValueError(
-            f"plm.max_tokens must be at most {limit}, the position limit of {source.name}, "
+            f"plm.position_offset must be at most {positions - 4}, which leaves 4 positions of "
+            f"{source.name} to the text, got {offset}"
+        )
+    if plm.max_tokens is not None and plm.max_tokens > limit:
+        less = f" less plm.position_offset {offset}" if offset else ""
+        raise ValueError(
+            f"plm.max_tokens must be at most {limit}, the position limit of {source.name}{less}, "
             f"got {plm.max_tokens}"
         )
     return plm.max_tokens or limit
