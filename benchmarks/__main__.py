@@ -19,6 +19,7 @@ from benchmarks.results import machine_line, write_result
 SPEED = (
     "conversion",
     "pretraining_step",
+    "adaptation",
     "startup",
     "large_vocabulary",
     "ctr_speed",

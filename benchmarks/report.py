@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.markdown import grid as _grid
 from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
+from benchmarks.report_adaptation import adaptation_section
 from benchmarks.report_backbones import anchors_section, backbones_section, outside_the_band
 from benchmarks.report_ctr import large_vocabulary_section
 from benchmarks.report_ctr_speed import (
@@ -52,6 +53,7 @@ def page() -> str:
     parts.append(anchors_section(_read(anchors) if anchors.exists() else None))
     for name, section in (
         ("pretraining_step", _step),
+        ("adaptation", adaptation_section),
         ("large_vocabulary", large_vocabulary_section),
         ("conversion", _conversion),
         ("scale", scale_section),

@@ -76,6 +76,8 @@ class Family:
         causal: a token sees the text up to itself only.
         rotations: (model, position ids (1, T)) -> cosine and sine (T, d) by rotation.
         last_norm: model -> the norm after the last layer (pre-norm families).
+        lora_targets: target of LoRA -> names of its modules in a layer. Where one module is
+            several targets (fused projections), each of them names it. Empty: no LoRA.
     """
 
     first_position: Callable[[Any], int]
@@ -90,6 +92,7 @@ class Family:
     causal: bool = False
     rotations: Callable[[nn.Module, Tensor], Rotations] = _no_rotations
     last_norm: Callable[[nn.Module], Callable[[Tensor], Tensor]] = _no_norm
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _bert_embed(model: Any, words_1TE: Tensor, position_ids_1T: Tensor) -> Tensor:
@@ -118,6 +121,15 @@ def _bert_parts(layer: Any) -> LayerParts:
     )
 
 
+_BERT_LORA_TARGETS: dict[str, tuple[str, ...]] = {
+    "query": ("attention.self.query",),
+    "key": ("attention.self.key",),
+    "value": ("attention.self.value",),
+    "attention_output": ("attention.output.dense",),
+    "feed_forward": ("intermediate.dense", "output.dense"),
+}
+
+
 FAMILIES: dict[str, Family] = {
     "bert": Family(
         first_position=lambda config: 0,
@@ -135,6 +147,7 @@ FAMILIES: dict[str, Family] = {
             "decoder_bias": "cls.predictions.decoder.bias",
         },
         load_options={"add_pooling_layer": False},
+        lora_targets=_BERT_LORA_TARGETS,
     ),
     "roberta": Family(
         # Ids up to the padding id are reserved, so a 514-row table serves 512 tokens.
@@ -153,6 +166,7 @@ FAMILIES: dict[str, Family] = {
             "decoder_bias": "lm_head.decoder.bias",
         },
         load_options={"add_pooling_layer": False},
+        lora_targets=_BERT_LORA_TARGETS,
     ),
 }
 
