@@ -20,6 +20,7 @@ SPEED = (
     "conversion",
     "plm_speed",
     "plm_cost",
+    "adaptation",
     "startup",
     "large_vocabulary",
     "ctr_speed",

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.markdown import grid as _grid
 from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
+from benchmarks.report_adaptation import adaptation_section
 from benchmarks.report_backbones import anchors_section, backbones_section, outside_the_band
 from benchmarks.report_ctr import large_vocabulary_section
 from benchmarks.report_ctr_speed import (
@@ -61,6 +62,7 @@ def page() -> str:
         ("accuracy_per_minute", accuracy_per_minute_section),
         ("plm_speed", plm_speed_section),
         ("plm_cost", plm_cost_section),
+        ("adaptation", adaptation_section),
         ("large_vocabulary", large_vocabulary_section),
         ("conversion", _conversion),
         ("scale", scale_section),

@@ -386,6 +386,27 @@ class PLMChoiceParameters(Parameters):
     )
 
 
+LoRATarget = Literal["query", "key", "value", "attention_output", "feed_forward"]
+
+
+class LoRAParameters(Parameters):
+    """Small trained matrices beside the PLM's frozen ones (LoRA; section 4 of docs/method.md)."""
+
+    rank: int = Field(8, ge=1, description="r, columns of B and rows of A")
+    alpha: float = Field(16.0, gt=0, description="the product B A is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what A reads, in training")
+    targets: tuple[LoRATarget, ...] = Field(
+        ("query", "value"), min_length=1, description="matrices of each layer that get adapters"
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _different(cls, targets: tuple[LoRATarget, ...]) -> tuple[LoRATarget, ...]:
+        if len(set(targets)) < len(targets):
+            raise ValueError(f"must be different matrices, got {', '.join(targets)}")
+        return targets
+
+
 class PLMParameters(Parameters):
     """The pretrained language model that reads the text view.
 
@@ -419,6 +440,15 @@ class PLMParameters(Parameters):
     )
     position_offset: int = Field(
         0, ge=0, description="added to the position of every token; the reference: prompts.count"
+    )
+    freeze_layers: int = Field(
+        0, ge=0, description="the lower n layers, and the embeddings, learn nothing; 0: all learn"
+    )
+    lora: LoRAParameters | None = Field(
+        None, description="train small adapters only, the PLM's own weights stay; null: none"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute each layer again in the backward pass: less memory, slower"
     )
 
 
@@ -529,6 +559,21 @@ class PretrainParameters(StageParameters):
     validation_rows: int | None = Field(
         4096, ge=1, description="valid rows measured after each epoch (three times); null: all"
     )
+
+
+def check_adapters_learn(plm: PLMParameters, pretrain: PretrainParameters) -> None:
+    """Pretraining is where adapters start: with a rate of 0 they would stay without effect.
+
+    Finetuning may have a rate of 0: it keeps the adapters as pretraining has made them.
+
+    Raises:
+        ValueError: there are adapters, and the PLM's rate in pretraining is 0.
+    """
+    if plm.lora is not None and pretrain.learning_rate_plm == 0:
+        raise ValueError(
+            "pretrain.learning_rate_plm must be above 0 with plm.lora (it is the adapters' rate), "
+            "got 0"
+        )
 
 
 class FinetuneWithPLMParameters(ClickStageParameters):
@@ -761,6 +806,11 @@ class ProjectParameters(Parameters):
     evaluation: EvaluationParameters = EvaluationParameters()
     tuning: TuningParameters = TuningParameters()
 
+    @model_validator(mode="after")
+    def _adapters_learn(self) -> Self:
+        check_adapters_learn(self.plm, self.pretrain)
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, raw: Any) -> Any:
@@ -812,6 +862,15 @@ class ProjectParameters(Parameters):
             known = ", ".join(choices) or "none"
             raise ValueError(f"name must be one of plm_choices ({known}), got {plm.name!r}{hint}")
         return plm
+
+    @model_validator(mode="after")
+    def _prompts_reach_what_learns(self) -> Self:
+        if self.plm.freeze_layers and self.prompts.layout == "input_only":
+            raise ValueError(
+                "plm.freeze_layers must be 0 with prompts.layout input_only, whose prompts learn "
+                f"through all layers, got {self.plm.freeze_layers}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _prompts_to_pool(self) -> Self:

@@ -106,6 +106,16 @@ def test_runtime_mistakes_are_reported_together():
         check_parameters(raw)
 
 
+def test_adapters_need_a_rate_in_pretraining_and_may_rest_in_finetuning():
+    raw = loader("base", plm={"lora": {"rank": 4}})["parameters"]
+    parameters = check_parameters(raw)
+    assert parameters.plm.lora.rank == 4
+    assert parameters.finetune.with_plm.learning_rate_plm == 0
+    raw = loader("base", plm={"lora": {"rank": 4}}, pretrain={"learning_rate_plm": 0.0})
+    with pytest.raises(ParameterError, match=r"pretrain.learning_rate_plm must be above 0 .*got 0"):
+        check_parameters(raw["parameters"])
+
+
 def test_base_writes_every_parameter_of_the_method():
     """Newcomers read conf: what is left to a default there must be optimisation detail."""
     raw = loader("base")["parameters"]

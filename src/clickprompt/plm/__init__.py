@@ -13,6 +13,7 @@ from clickprompt.plm.source import PLMSource, load_tokenizer, resolve_source
 if TYPE_CHECKING:
     from clickprompt.plm.encoder import PromptedEncoder, load_encoder
     from clickprompt.plm.head import POOLINGS, MLMHead, load_mlm_head, pool
+    from clickprompt.plm.lora import merge_lora
 
 __all__ = [
     "POOLINGS",
@@ -22,6 +23,7 @@ __all__ = [
     "load_encoder",
     "load_mlm_head",
     "load_tokenizer",
+    "merge_lora",
     "pool",
     "resolve_source",
 ]
@@ -32,6 +34,7 @@ _TORCH_PARTS = {
     "POOLINGS": "head",
     "MLMHead": "head",
     "load_mlm_head": "head",
+    "merge_lora": "lora",
     "pool": "head",
 }
 

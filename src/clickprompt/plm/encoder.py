@@ -13,11 +13,13 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm.attention import KERNELS, prompted_attention
 from clickprompt.plm.dropout import use_quick_dropout
 from clickprompt.plm.families import Family, LayerParts, Rotations, family_of
+from clickprompt.plm.lora import add_lora
 from clickprompt.plm.slots import Group, Slots, row_groups, slots_in_rows, text_slots
 from clickprompt.plm.source import quiet_transformers, resolve_source
 from clickprompt.prompts.layouts import HiddenStatePrompts, InputPrompts, KeyValuePrompts, Prompts
@@ -58,11 +60,22 @@ class PromptedEncoder(nn.Module):
     the text keeps its positions. ``position_offset=K`` gives the reference's numbers. Prompts in
     front of the text have positions themselves, here and there.
 
+    NOTE[DIFF]: paper and reference train the whole PLM or none of it. Here its lower layers can
+    be frozen together with the embeddings (``freeze_layers``, 0 by default): no gradient is
+    computed in them, so the prompts of these layers act but teach the prompt generator nothing;
+    it learns from the layers above only.
+
     Args:
         model: a transformers encoder; its layers' parts are used, their attention is not.
         family: its entry in `clickprompt.plm.families.FAMILIES`.
         attention: which kernel attends (`clickprompt.plm.attention`).
         position_offset: added to the position id of every token.
+        freeze_layers: the lower n layers and the embeddings run without gradients.
+        gradient_checkpointing: keep the input of a layer only and compute the layer again, with
+            the same dropout, in the backward pass.
+
+    Raises:
+        ValueError: ``freeze_layers`` is not in 0..L.
     """
 
     def __init__(
@@ -72,6 +85,8 @@ class PromptedEncoder(nn.Module):
         family: Family,
         attention: Literal["auto", "sdpa", "matmul"] = "auto",
         position_offset: int = 0,
+        freeze_layers: int = 0,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         config: Any = model.config
@@ -87,6 +102,9 @@ class PromptedEncoder(nn.Module):
         self.position_offset = position_offset
         self.position_limit: int = family.positions(config) - position_offset
         self._first_position = family.first_position(config) + position_offset
+        self.freeze_layers = freeze_layers
+        self.gradient_checkpointing = gradient_checkpointing
+        self._freeze()
 
     @property
     def word_embeddings(self) -> nn.Embedding:
@@ -196,8 +214,9 @@ class PromptedEncoder(nn.Module):
         hiddens = []
         for number, layer in enumerate(layers if last_layer_at is None else layers[:-1]):
             parts = self.family.parts(layer)
-            own = self._prompts_of(written[number], parts)
-            hidden_TH = self._layer(parts, hidden_TH, hidden_TH, everyone, packed, own)
+            hidden_TH = self._layer_at(
+                number, parts, hidden_TH, hidden_TH, everyone, packed, written[number]
+            )
             if number == self.layers - 1:
                 hidden_TH = last_norm(hidden_TH)
             if all_layers:
@@ -224,10 +243,56 @@ class PromptedEncoder(nn.Module):
             columns_S,
             {kind: (cos_Td[at_S], sin_Td[at_S]) for kind, (cos_Td, sin_Td) in rotations.items()},
         )
-        own = self._prompts_of(written[-1], parts)
         hidden_SH = hidden_TH.index_select(0, at_S)
-        hidden_SH = last_norm(self._layer(parts, hidden_SH, hidden_TH, selected, packed, own))
+        hidden_SH = last_norm(
+            self._layer_at(
+                self.layers - 1, parts, hidden_SH, hidden_TH, selected, packed, written[-1]
+            )
+        )
         return hidden_SH.index_select(0, torch.argsort(order_S))
+
+    def _freeze(self) -> None:
+        """No gradients for what stands below the first layer that learns."""
+        if not 0 <= self.freeze_layers <= self.layers:
+            raise ValueError(f"freeze_layers must be in 0..{self.layers}, got {self.freeze_layers}")
+        if self.freeze_layers:
+            above: list[Any] = list(self.family.layers(self.model))[self.freeze_layers :]
+            above.append(self.family.last_norm(self.model))
+            kept = {
+                id(parameter)
+                for part in above
+                if isinstance(part, nn.Module)
+                for parameter in part.parameters()
+            }
+            for parameter in self.model.parameters():
+                if id(parameter) not in kept:
+                    parameter.requires_grad_(False)
+
+    def _layer_at(
+        self,
+        number: int,
+        parts: LayerParts,
+        hidden_QH: Tensor,
+        hidden_TH: Tensor,
+        queries: _Queries,
+        text: _Text,
+        written: tuple[Tensor, ...],
+    ) -> Tensor:
+        """`_layer` with its own prompts; frozen layers leave no graph behind, prompts included."""
+
+        def compute(hidden_QH: Tensor, hidden_TH: Tensor) -> Tensor:
+            own = self._prompts_of(written, parts)
+            return self._layer(parts, hidden_QH, hidden_TH, queries, text, own)
+
+        if number < self.freeze_layers:
+            with torch.no_grad():
+                return compute(hidden_QH, hidden_TH)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            again: Tensor = checkpoint(
+                compute, hidden_QH, hidden_TH, use_reentrant=False, preserve_rng_state=True
+            )
+            return again
+        return compute(hidden_QH, hidden_TH)
 
     def _layer(
         self,
@@ -329,6 +394,11 @@ class PromptedEncoder(nn.Module):
 
     def _check(self, token_ids_BN: Tensor, prompts: Prompts | None, front: int) -> None:
         batch, length = token_ids_BN.shape
+        if front and self.freeze_layers:
+            raise ValueError(
+                "freeze_layers must be 0 with prompts in front of the text, which enter below the "
+                f"first layer, got {self.freeze_layers}"
+            )
         expected: tuple[int | str, ...]
         if length + front > self.position_limit:
             before = f" after {front} prompts" if front else ""
@@ -361,18 +431,23 @@ def _check_shape(name: str, tensor: Tensor, names: str, sizes: tuple[int | str, 
         )
 
 
-def load_encoder(plm: PLMParameters) -> PromptedEncoder:
+def load_encoder(
+    plm: PLMParameters, *, generator: torch.Generator | None = None
+) -> PromptedEncoder:
     """Load the language model in float32, its weights checked, its first layers kept.
 
     Args:
-        plm: source, layers to keep, dropout, attention kernel, position offset.
+        plm: source, layers to keep, dropout, attention kernel, position offset, what learns and
+            how.
+        generator: draws the adapters of ``plm.lora``; None: torch's own.
 
     Returns:
         The encoder, in training mode as a new module is.
 
     Raises:
         ValueError: the source cannot be resolved, its digest differs, its family is not
-            supported, ``keep_layers`` is out of range, or weights are missing or damaged.
+            supported, ``keep_layers`` or ``freeze_layers`` is out of range, weights are missing
+            or damaged, or LoRA has nothing to adapt (see `clickprompt.plm.lora.add_lora`).
     """
     from transformers import AutoModel
 
@@ -411,12 +486,22 @@ def load_encoder(plm: PLMParameters) -> PromptedEncoder:
             f"plm.source must hold all weights of its encoder, got {source.folder} without "
             f"{missing[0]} ({len(missing)} missing)"
         )
+    if plm.lora is not None:
+        add_lora(
+            model,
+            family,
+            plm.lora,
+            first_layer=plm.freeze_layers,
+            generator=generator or torch.default_generator,
+        )
     use_quick_dropout(model)
     return PromptedEncoder(
         model=model.train(),
         family=family,
         attention=plm.attention,
         position_offset=plm.position_offset,
+        freeze_layers=plm.freeze_layers,
+        gradient_checkpointing=plm.gradient_checkpointing,
     )
 
 
@@ -424,6 +509,9 @@ def _check_config(found: dict[str, Any], config: Any, plm: PLMParameters) -> Non
     layers = config.num_hidden_layers
     if plm.keep_layers is not None and not 1 <= plm.keep_layers <= layers:
         raise ValueError(f"plm.keep_layers must be in 1..{layers}, got {plm.keep_layers}")
+    kept = plm.keep_layers or layers
+    if plm.freeze_layers > kept:
+        raise ValueError(f"plm.freeze_layers must be in 0..{kept}, got {plm.freeze_layers}")
     kind = found.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise ValueError(f"the PLM's position_embedding_type must be 'absolute', got {kind!r}")

@@ -105,6 +105,8 @@ class Family:
         causal: a token sees the text up to itself only.
         rotations: (model, position ids (1, T)) -> cosine and sine (T, d) by rotation.
         last_norm: model -> the norm after the last layer (pre-norm families).
+        lora_targets: target of LoRA -> names of its modules in a layer. Where one module is
+            several targets (fused projections), each of them names it. Empty: no LoRA.
     """
 
     first_position: Callable[[Any], int]
@@ -119,6 +121,7 @@ class Family:
     causal: bool = False
     rotations: Callable[[nn.Module, Tensor], Rotations] = _no_rotations
     last_norm: Callable[[nn.Module], Callable[[Tensor], Tensor]] = _no_norm
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _bert_embed(model: Any, words_1TE: Tensor, position_ids_1T: Tensor) -> Tensor:
@@ -316,6 +319,25 @@ def _outputs(layer: Any, read: Tensor, part: slice) -> Tensor:
     return outputs
 
 
+_BERT_LORA_TARGETS: dict[str, tuple[str, ...]] = {
+    "query": ("attention.self.query",),
+    "key": ("attention.self.key",),
+    "value": ("attention.self.value",),
+    "attention_output": ("attention.output.dense",),
+    "feed_forward": ("intermediate.dense", "output.dense"),
+}
+
+
+def _fused_lora_targets(
+    projection: str, attention_output: str, *feed_forward: str
+) -> dict[str, tuple[str, ...]]:
+    return {
+        **dict.fromkeys(("query", "key", "value"), (projection,)),
+        "attention_output": (attention_output,),
+        "feed_forward": feed_forward,
+    }
+
+
 FAMILIES: dict[str, Family] = {
     "bert": Family(
         first_position=lambda config: 0,
@@ -336,6 +358,7 @@ FAMILIES: dict[str, Family] = {
             activation=lambda config: config.hidden_act,
         ),
         load_options={"add_pooling_layer": False},
+        lora_targets=_BERT_LORA_TARGETS,
     ),
     "roberta": Family(
         # Ids up to the padding id are reserved, so a 514-row table serves 512 tokens.
@@ -356,6 +379,7 @@ FAMILIES: dict[str, Family] = {
             },
         ),
         load_options={"add_pooling_layer": False},
+        lora_targets=_BERT_LORA_TARGETS,
     ),
     "electra": Family(
         first_position=lambda config: 0,
@@ -375,6 +399,7 @@ FAMILIES: dict[str, Family] = {
             },
         ),
         embedding_size=lambda config: int(config.embedding_size),
+        lora_targets=_BERT_LORA_TARGETS,
     ),
     "distilbert": Family(
         first_position=lambda config: 0,
@@ -395,6 +420,13 @@ FAMILIES: dict[str, Family] = {
             eps=lambda config: 1e-12,
         ),
         dropouts=("dropout", "attention_dropout"),
+        lora_targets={
+            "query": ("attention.q_lin",),
+            "key": ("attention.k_lin",),
+            "value": ("attention.v_lin",),
+            "attention_output": ("attention.out_lin",),
+            "feed_forward": ("ffn.lin1", "ffn.lin2"),
+        },
     ),
     "modernbert": Family(
         first_position=lambda config: 0,
@@ -420,6 +452,7 @@ FAMILIES: dict[str, Family] = {
         dropouts=("embedding_dropout", "attention_dropout", "mlp_dropout"),
         rotations=_modernbert_rotations,
         last_norm=_modernbert_last_norm,
+        lora_targets=_fused_lora_targets("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"),
     ),
     "gpt2": Family(
         first_position=lambda config: 0,
@@ -433,6 +466,7 @@ FAMILIES: dict[str, Family] = {
         dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         causal=True,
         last_norm=_gpt2_last_norm,
+        lora_targets=_fused_lora_targets("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
     ),
 }
 

@@ -30,6 +30,10 @@ class MLMHead(nn.Module):
     NOTE[DIFF]: the reference trains an untied decoder over all positions; here it is tied by
     default and runs on the selected positions only.
 
+    A tied decoder learns with the word embeddings: where these are frozen (a PLM with rate 0,
+    ``plm.freeze_layers`` or ``plm.lora``) it stays as it is, apart from its bias. An untied one is
+    free of them.
+
     Args:
         encoder: whose hidden states the head reads and whose word embeddings it may share.
         tied: share the word embeddings; else a copy of them, trained apart.

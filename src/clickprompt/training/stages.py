@@ -35,6 +35,7 @@ from clickprompt.parameters import (
     PromptParameters,
     StageParameters,
     TrainingParameters,
+    check_adapters_learn,
 )
 from clickprompt.plm import PromptedEncoder, load_encoder, load_mlm_head, resolve_source
 from clickprompt.progress import clock
@@ -111,12 +112,18 @@ def pretrain(
     that valid measures PA-MLM and chooses in finetuning without having been seen.
     ``rows: train_and_valid`` is the reference's way.
     """
+    check_adapters_learn(plm, stage)
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         if stage.rows == "train_and_valid" and stage.epochs:
             logger.warning("pretrain: its rows are also those of valid, which measures seen rows")
         ctr_model = _fresh_ctr(ctr, model_input, seed)
-        encoder = load_encoder(plm)
+        encoder = _encoder(plm, stage, seed)
+        if encoder.freeze_layers == encoder.layers:
+            raise ValueError(
+                f"plm.freeze_layers must be below the {encoder.layers} layers of the PLM in "
+                f"pretraining, where the prompts of the others are learnt, got {plm.freeze_layers}"
+            )
         generator = _fresh_generator(ctr_model, encoder, prompts, seed)
         # PA-MLM reads the representation only; what only the logit reads has nothing to learn here,
         # and without prompts nothing of the CTR model has.
@@ -192,13 +199,16 @@ def finetune_with_plm(
     training: TrainingParameters,
     seed: int,
 ) -> TrainedModel:
-    """Finetune CTR model, prompt generator and PLM together (section 6 of docs/method.md)."""
+    """Finetune CTR model, prompt generator and PLM together (section 6 of docs/method.md).
+
+    Raises:
+        ValueError: the adapters (``plm.lora``) are other ones than those of the pretraining.
+    """
+    _check_same_adapters(pretrained, plm)
 
     def build(machine: Machine) -> tuple[nn.Module, Objective]:
         ctr_model = _fresh_ctr(ctr, model_input, seed)
-        # Dropout is for weights that are trained: a frozen PLM works as it does in evaluation.
-        frozen = stage.learning_rate_plm == 0
-        encoder = load_encoder(plm.model_copy(update={"dropout": 0.0}) if frozen else plm)
+        encoder = _encoder(plm, stage, seed)
         generator = _fresh_generator(ctr_model, encoder, prompts, seed)
         model = ClickPromptForClicks(
             ctr=ctr_model,
@@ -299,6 +309,7 @@ def _run(
         "versions": _versions(),
         "threads": torch.get_num_threads(),
         "parameter_counts": _parameter_counts(model),
+        "trained_parameter_counts": _parameter_counts(model, trained=True),
         "history": progress.history,
         "best_epoch": progress.best_epoch,
         "metrics": metrics or _at_epoch(progress.history, progress.best_epoch),
@@ -419,6 +430,29 @@ def _variant(prompts: PromptParameters, stage: PretrainParameters) -> str:
     return f"without {' and '.join(missing)}" if missing else FULL
 
 
+def _encoder(plm: PLMParameters, stage: StageParameters, seed: int) -> PromptedEncoder:
+    """Dropout is for weights that are trained: a frozen PLM works as it does in evaluation."""
+    if stage.learning_rate_plm == 0:
+        lora = None if plm.lora is None else plm.lora.model_copy(update={"dropout": 0.0})
+        plm = plm.model_copy(update={"dropout": 0.0, "lora": lora})
+    return load_encoder(plm, generator=_generator(seed, "lora"))
+
+
+def _check_same_adapters(pretrained: TrainedModel, plm: PLMParameters) -> None:
+    """Adapters of finetuning are those of pretraining; only their dropout may change."""
+
+    def adapters(parameters: PLMParameters) -> str:
+        if parameters.lora is None:
+            return "null"
+        lora = parameters.lora.model_dump(mode="json", exclude={"dropout"})
+        shown = ", ".join(f"{name}: {value}" for name, value in lora.items())
+        return f"{{{shown}}} from layer {parameters.freeze_layers + 1} on"
+
+    wanted = adapters(PLMParameters.model_validate(pretrained.report["parameters"]["plm"]))
+    if adapters(plm) != wanted:
+        raise ValueError(f"plm.lora must be that of the pretraining, {wanted}, got {adapters(plm)}")
+
+
 def _plm_digest(plm: PLMParameters) -> list[str]:
     return [file_digest(path) for path in resolve_source(plm).weight_files]
 
@@ -481,13 +515,24 @@ def _at_epoch(history: list[dict[str, Any]], epoch: int) -> dict[str, float]:
     return {key: value for key, value in entry.items() if key not in ("epoch", "seconds")}
 
 
-def _parameter_counts(model: nn.Module) -> dict[str, int]:
+def _parameter_counts(model: nn.Module, *, trained: bool = False) -> dict[str, int]:
+    """Numbers in each part, of all parameters or of those that a finished stage has trained."""
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
-        counts[name.split(".")[0]] += parameter.numel()
+        if parameter.requires_grad or not trained:
+            counts[name.split(".")[0]] += parameter.numel()
     return {part: count for part, count in counts.items() if count}
 
 
 def _versions() -> dict[str, str]:
-    packages = ("clickprompt", "torch", "transformers", "accelerate", "numpy", "pandas", "kedro")
+    packages = (
+        "clickprompt",
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "numpy",
+        "pandas",
+        "kedro",
+    )
     return {package: importlib.metadata.version(package) for package in packages}
