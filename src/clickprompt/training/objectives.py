@@ -24,6 +24,7 @@ from clickprompt.modality import (
     mask_tokens,
     shuffled_batches,
 )
+from clickprompt.models.clickprompt import PromptUse
 from clickprompt.parameters import MaskingParameters
 from clickprompt.training.machine import Machine
 
@@ -167,13 +168,14 @@ class ClickObjective:
         """Rows."""
         return len(batch)
 
-    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits (B,) of a batch."""
+    def logits(self, model: nn.Module, batch: Batch, prompts: PromptUse = "on") -> Tensor:
+        """Logits (B,) of a batch; ``prompts`` matters with a PLM only."""
         device = self._machine.device
         x_id_BF = to_device(batch.x_id_BF, device)
         if batch.token_ids_BN is None:
             return model(x_id_BF)
-        return model(x_id_BF, to_device(batch.token_ids_BN, device), text_mask(batch, device))
+        token_ids_BN = to_device(batch.token_ids_BN, device)
+        return model(x_id_BF, token_ids_BN, text_mask(batch, device), prompts=prompts)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Summed binary cross entropy."""
@@ -293,9 +295,7 @@ class MaskedTokenObjective:
         assert batch.target_S is not None
         return int((batch.target_S != IGNORED).sum())
 
-    def logits(
-        self, model: nn.Module, batch: Batch, prompts: Literal["on", "off", "shuffled"] = "on"
-    ) -> Tensor:
+    def logits(self, model: nn.Module, batch: Batch, prompts: PromptUse = "on") -> Tensor:
         """Logits (S, V) of the selected tokens."""
         device = self._machine.device
         assert batch.token_ids_BN is not None

@@ -21,7 +21,7 @@ class TrainedModel(BaseModel):
             and the stage it started from. Equal digests mean equal weights.
         folder: ``<training.folder>/<stage>/<first 16 digits of the digest>``.
         report: parameters, digests, versions, parameter counts, history (one entry an epoch),
-            best epoch, metrics, seconds.
+            gradient norms, diagnostics of the prompts, best epoch, metrics, seconds.
     """
 
     model_config = ConfigDict(frozen=True)
