@@ -150,6 +150,9 @@ def test_curves_hold_the_norms():
     }
     (end,) = figure.layout.shapes
     assert (end.x0, end.x1) == (9.5, 9.5)
+    assert tuple(figure.layout.yaxis.tickvals) == pytest.approx((0.1, 0.2, 0.5, 1, 2, 5))
+    wide = prompt_plots.plot_gradient_norms([entries[0] | {"ctr": 2e-5}], "Gradients")
+    assert tuple(wide.layout.yaxis.tickvals) == pytest.approx((1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1))
     free = prompt_plots.plot_gradient_norms(entries[:2], "Gradients")
     assert not free.layout.shapes
     assert not any("limit" in trace.name for trace in free.data)

@@ -55,7 +55,7 @@ def plot_prompt_attention(attention: Mapping[str, Any] | None, title: str) -> go
         alike = [row[position]["indifferent"] for row in cells if row[position]]
         known = f"indifferent: {_span(alike)}" if alike else "no tokens"
         columns.append("<br>".join([*textwrap.wrap(field, 14), known]))
-    height = 290 + len(layers) * (30 if one_line else 56)
+    height = max(400, 290 + len(layers) * (30 if one_line else 56))
     figure = new_figure(title, width=max(940, 300 + 130 * len(fields)), height=height)
     figure.add_heatmap(
         x=columns,
@@ -174,7 +174,13 @@ def plot_gradient_norms(
         )
     steps = "optimiser step (dotted: the end of an epoch)" if ends else "optimiser step"
     figure.update_xaxes(title=steps)
-    figure.update_yaxes(title="norm of the gradient before clipping", type="log")
+    norms = [entry[part] for entry in entries for part in PART_NAMES if entry.get(part)]
+    figure.update_yaxes(
+        title="norm of the gradient before clipping",
+        type="log",
+        tickvals=_decades(min(norms, default=1.0), max(norms, default=1.0)),
+        tickformat=".3~g",
+    )
     return figure
 
 
@@ -207,6 +213,13 @@ def _ticks(furthest: float) -> dict[str, Any]:
     return {"tickvals": list(places), "ticktext": texts}
 
 
+def _decades(low: float, high: float) -> list[float]:
+    """Places of a logarithmic axis: 1, 2 and 5 of each decade, or only 1 where there are many."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    places = (1, 2, 5) if last - first <= 3 else (1,)
+    return [place * 10.0**decade for decade in range(first, last + 1) for place in places]
+
+
 def _above(value: float | None, start: float) -> float:
     return 0.0 if value is None else value - start
 
@@ -215,7 +228,7 @@ def _with_subtitle(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
     figure.update_layout(
         title={
             "text": f"{title}<br><span style='font-size:13px;color:#555555'>{subtitle}</span>",
-            "y": 0.98,
+            "y": 1 - 24 / figure.layout.height,
             "yanchor": "top",
             "yref": "container",
         },
