@@ -12,8 +12,6 @@ WAYS = ("on", "off", "shuffled")
 MEASURES = {
     "mlm_loss": ("PA-MLM loss", "lower is better"),
     "mlm_accuracy": ("masked-token accuracy", "higher is better"),
-    "clm_loss": ("PA-CLM loss", "lower is better"),
-    "clm_accuracy": ("next-token accuracy", "higher is better"),
     "auc": ("AUC", "higher is better"),
     "log_loss": ("LogLoss", "lower is better"),
 }

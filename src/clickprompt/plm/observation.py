@@ -70,7 +70,7 @@ def prompt_shares(
     with torch.autocast(query_BANd.device.type, enabled=False):
         score_BANM = (query_BANd * scaling).to(precision) @ key_BANd.to(precision).transpose(2, 3)
         if visible_B1QN is not None:
-            score_BANM = score_BANM.masked_fill(~visible_B1QN, float("-inf"))
+            score_BANM.masked_fill_(~visible_B1QN, float("-inf"))
         share_BANK = torch.softmax(score_BANM, dim=-1)[..., :prompts]
     rows, _, columns, seen = score_BANM.shape
     if visible_B1QN is None:
