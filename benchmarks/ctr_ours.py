@@ -39,6 +39,7 @@ from clickprompt.plm import load_tokenizer
 from clickprompt.readers import read_interactions
 from clickprompt.training import stages
 from clickprompt.training.checkpoint import Progress
+from clickprompt.training.inputs import check_ids_once
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import ClickObjective
@@ -132,8 +133,10 @@ def ctr_parameters(name: str) -> CTRParameters:
 
 
 def build(ctr: CTRParameters, model_input: ModelInput) -> nn.Module:
-    """A fresh model, as the stage ``backbone`` builds it."""
-    return CTRForClicks(ctr=stages._fresh_ctr(ctr, model_input, 0))
+    """A fresh model, as the stage ``backbone`` builds it for this input."""
+    model = CTRForClicks(ctr=stages._fresh_ctr(ctr, model_input, 0))
+    check_ids_once(model_input, model)
+    return model
 
 
 def count_parameters(model: Any) -> dict[str, int]:

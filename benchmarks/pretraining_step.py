@@ -53,7 +53,7 @@ def run() -> dict[str, Any]:
         seed=0,
     )
     longest = int(model_input.text_lengths().max())
-    ours, ours_step = _our_step(parameters, model_input, objective)
+    ours, ours_step = our_step(parameters, model_input, objective)
     reference, reference_step = _reference_step(
         parameters, model_input, sentences, tokenizer, longest
     )
@@ -122,7 +122,8 @@ def _build(parameters: Any, model_input: Any, plm: Any) -> Any:
     )
 
 
-def _our_step(parameters: Any, model_input: Any, objective: Any) -> tuple[Any, Callable[..., None]]:
+def our_step(parameters: Any, model_input: Any, objective: Any) -> tuple[Any, Callable[..., None]]:
+    """A model, and what trains it by one step on these rows with the masks of a step number."""
     from clickprompt.training.optimizer import build_optimizer
 
     model = _build(parameters, model_input, parameters.plm)

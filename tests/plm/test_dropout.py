@@ -53,6 +53,40 @@ def test_the_seed_decides():
     assert not torch.equal(draw(3), draw(4))
 
 
+def test_masks_of_one_seed_are_unrelated():
+    """They are windows of one pool: equal elements, and neighbours, must have nothing in common."""
+    torch.manual_seed(6)
+    count = 1 << 18
+    masks = [(dropout(torch.ones(count), 0.5) != 0).double() - 0.5 for _ in range(12)]
+    for first in range(len(masks)):
+        for second in range(first):
+            correlation = (masks[first] * masks[second]).mean().item() * 4
+            assert abs(correlation) < 5 / count**0.5
+    assert torch.stack(masks).mean().abs().item() < 4 * 0.5 / (12 * count) ** 0.5
+
+
+def test_a_saved_state_gives_the_mask_again_though_a_larger_one_was_drawn_since():
+    torch.manual_seed(7)
+    dropout(torch.ones(3), 0.5)
+    state = torch.get_rng_state()
+    before = dropout(torch.ones(5000), 0.5)
+    dropout(torch.ones(6 << 20), 0.5)
+    torch.manual_seed(8)
+    dropout(torch.ones(3), 0.5)
+    torch.set_rng_state(state)
+    assert torch.equal(dropout(torch.ones(5000), 0.5), before)
+
+
+def test_the_mask_of_a_step_is_new_in_the_next():
+    masks = []
+    for seed in range(50):
+        torch.manual_seed(seed)
+        masks.append(dropout(torch.ones(4096), 0.5) != 0)
+    kept = torch.stack(masks).double().sub(0.5)
+    correlations = kept @ kept.T * 4 / 4096
+    assert correlations.fill_diagonal_(0).abs().max().item() < 6 / 64
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (0, 4), (2, 3, 5)])
 def test_any_shape(shape):
     assert dropout(torch.ones(shape), 0.5).shape == shape

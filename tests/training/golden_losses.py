@@ -95,6 +95,7 @@ def _run(model: nn.Module, objective: Any, stage: Any) -> list[float]:
         loop.set_rates(optimizer, rates, factor)
         loss, count = loop._step(
             accelerator, model.train(), trained, optimizer, objective, stage,
+            device=torch.device("cpu"),
             rows=batches[step % 3], position=(0, step), seed=7,
         )  # fmt: skip
         found.append(float(loss) / count)

@@ -125,6 +125,7 @@ def _assert_step_is_the_same(model_input, plm, kind, *, rows, accumulate):
         optimizer = loop.build_optimizer(model, stage)
         loss, count = loop._step(
             loop.Accelerator(cpu=True), model, [], _Still(optimizer), objective, stage,
+            device=torch.device("cpu"),
             rows=objective.batches(0)[0][:rows], position=(0, 0), seed=0,
         )  # fmt: skip
         return (

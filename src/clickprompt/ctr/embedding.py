@@ -21,6 +21,9 @@ class FeatureEmbedding(nn.Module):
     ``field_sizes[0] + ... + field_sizes[f - 1] + i``. The ids of a bag field number its rows of
     ``bags`` (distinct combinations of members) instead.
 
+    Ids are held against the limits of their fields at every call on a CPU; whoever has checked all
+    of them before (``clickprompt.training.inputs``) sets ``trusts_ids``.
+
     With ``sparse_gradient`` the table's gradient is a sparse tensor with the rows of the batch and
     nothing else, so that its cost does not depend on the size of the table. Whoever brings an
     optimiser that reads it sets the attribute.
@@ -38,6 +41,7 @@ class FeatureEmbedding(nn.Module):
     field_offsets: Tensor
     id_limits: Tensor
     sparse_gradient: bool
+    trusts_ids: bool
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class FeatureEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(sum(self.field_sizes), embedding_size))
         nn.init.xavier_normal_(self.weight)
         self.sparse_gradient = False
+        self.trusts_ids = False
 
         # The offsets and bags follow from the data, hence non-persistent: a state dict holds what
         # was learnt and nothing else.
@@ -97,9 +102,9 @@ class FeatureEmbedding(nn.Module):
             raise ValueError(
                 f"x_id must have the shape (B, {len(self.field_sizes)}), got {tuple(x_id_BF.shape)}"
             )
-        if x_id_BF.device.type == "cpu":
+        if x_id_BF.device.type == "cpu" and not self.trusts_ids:
             self.check_ids(x_id_BF)
-        x_BCE = self._lookup(self.table_rows(x_id_BF))
+        x_BCE = _as_autocast(self._lookup(self.table_rows(x_id_BF)))
         if not self.bag_fields:
             return x_BCE
         masks = [
@@ -161,6 +166,16 @@ class FeatureEmbedding(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
         return f"rows={self.weight.shape[0]}, fields={len(self.field_sizes)}"
+
+
+def _as_autocast(x: Tensor) -> Tensor:
+    """In the number format of matrix products, so that what is between them is in it, too.
+
+    Else each product of an embedding with what a layer made is float32 again, and cast anew for the
+    next layer.
+    """
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _check_bag(field: int, bag: np.ndarray, field_sizes: Sequence[int]) -> np.ndarray:

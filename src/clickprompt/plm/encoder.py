@@ -189,15 +189,26 @@ class PromptedEncoder(nn.Module):
                 prompts.vector_BKE.flatten(0, 1).to(words_TE.dtype),
             )
         hidden_TH = self.family.embed(self.model, words_TE[None], position_ids_1T)[0]
+        if torch.is_autocast_enabled(hidden_TH.device.type):
+            # From here on in the number format of the products: norms and residuals follow it, and
+            # no layer has to cast what it reads. Norms compute in float32 inside.
+            hidden_TH = hidden_TH.to(torch.get_autocast_dtype(hidden_TH.device.type))
         rotations = self.family.rotations(self.model, position_ids_1T)
         packed = _Text(groups, rotations)
         everyone = _Queries([group.slots for group in groups], column_T, rotations)
+        # unbind and not an index a layer: the gradient is written once, not added up.
+        written: Sequence[tuple[Tensor, ...]] = [()] * self.layers
+        if isinstance(prompts, KeyValuePrompts):
+            both = prompts.key_BLAKd.unbind(1), prompts.value_BLAKd.unbind(1)
+            written = list(zip(*both, strict=True))
+        elif isinstance(prompts, HiddenStatePrompts):
+            written = [(vector_BKH,) for vector_BKH in prompts.vector_BLKH.unbind(1)]
         layers = self.family.layers(self.model)
         last_norm = self.family.last_norm(self.model)
         hiddens = []
         for number, layer in enumerate(layers if last_layer_at is None else layers[:-1]):
             parts = self.family.parts(layer)
-            own = self._prompts_of(prompts, number, parts)
+            own = self._prompts_of(written[number], parts)
             look = None
             if observe is not None:
                 look = partial(self._look, observe, number, text, front, everyone, packed)
@@ -228,7 +239,7 @@ class PromptedEncoder(nn.Module):
             columns_S,
             {kind: (cos_Td[at_S], sin_Td[at_S]) for kind, (cos_Td, sin_Td) in rotations.items()},
         )
-        own = self._prompts_of(prompts, self.layers - 1, parts)
+        own = self._prompts_of(written[-1], parts)
         hidden_SH = hidden_TH.index_select(0, at_S)
         hidden_SH = last_norm(self._layer(parts, hidden_SH, hidden_TH, selected, packed, own))
         return hidden_SH.index_select(0, torch.argsort(order_S))
@@ -347,16 +358,20 @@ class PromptedEncoder(nn.Module):
         )
 
     def _prompts_of(
-        self, prompts: Prompts | None, layer: int, parts: LayerParts
+        self, written: tuple[Tensor, ...], parts: LayerParts
     ) -> tuple[Tensor, Tensor] | None:
         """Prompt keys and values (B, A, K, d) of one layer; None where it has none.
 
         NOTE[DIFF]: prompts have no position: rotary families rotate the text's keys only.
+
+        Args:
+            written: for the layer: keys and values, or vectors (B, K, H), or nothing.
+            parts: of the layer.
         """
-        if isinstance(prompts, KeyValuePrompts):
-            return prompts.key_BLAKd[:, layer], prompts.value_BLAKd[:, layer]
-        if isinstance(prompts, HiddenStatePrompts):
-            key_BKH, value_BKH = parts.key_value(parts.read(prompts.vector_BLKH[:, layer]))
+        if len(written) == 2:
+            return written[0], written[1]
+        if written:
+            key_BKH, value_BKH = parts.key_value(parts.read(written[0]))
             return self._heads(key_BKH), self._heads(value_BKH)
         return None
 

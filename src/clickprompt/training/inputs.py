@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import nn
 
-from clickprompt.ctr import FeatureEmbedding
+from clickprompt.ctr import CTRModel, FeatureEmbedding
 from clickprompt.modality import ModelInput
 from clickprompt.modality.arrays import chunks, read_rows
+from clickprompt.training.optimizer import feature_embeddings
+
+
+def check_ids_once(model_input: ModelInput, model: nn.Module) -> None:
+    """`check_ids` for the CTR model inside ``model``, whose tables need not look at ids any more.
+
+    Raises:
+        ValueError: as `check_ids`.
+    """
+    ctr = model.get_submodule("ctr")
+    assert isinstance(ctr, CTRModel)
+    check_ids(model_input, ctr.embedding)
+    for embedding in feature_embeddings(model):
+        embedding.trusts_ids = True
 
 
 def check_ids(model_input: ModelInput, embedding: FeatureEmbedding) -> None:

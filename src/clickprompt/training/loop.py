@@ -124,6 +124,7 @@ def fit(
                 set_rates(optimizer, rates, factor)
                 loss_sum, count = _step(
                     accelerator, parallel, trained, optimizer, objective, stage,
+                    device=machine.device,
                     rows=batches[step], position=(progress.epoch, step), seed=seed,
                     gradients=gradients,
                 )  # fmt: skip
@@ -173,18 +174,22 @@ def _step(
     objective: Objective,
     stage: StageParameters,
     *,
+    device: torch.device,
     rows: np.ndarray,
     position: tuple[int, int],
     seed: int,
     gradients: GradientWatch | None = None,
 ) -> tuple[torch.Tensor, int]:
-    """One optimiser step; returns the loss sum (a tensor, not waited for) and the count."""
+    """One optimiser step; returns the loss sum (a tensor, not waited for) and the count.
+
+    The device is the stage's: accelerate remembers that of the first stage of a process.
+    """
     epoch, step = position
     batch = objective.prepare(rows, epoch, step)
     count = objective.count(batch)
     processes = accelerator.num_processes
     parts = processes * stage.accumulate
-    loss_sum = torch.zeros((), device=accelerator.device)
+    loss_sum = torch.zeros((), device=device)
     for number in range(stage.accumulate):
         part = batch.part(accelerator.process_index * stage.accumulate + number, parts)
         share = processes / count
@@ -194,7 +199,7 @@ def _step(
             # Each process has to take part in the exchange of gradients: with nothing of a row.
             part, share = batch.part(0, len(batch)), 0.0
         # Dropout follows from the position, so a continued run draws the same.
-        seed_device(accelerator.device, _mix(seed, epoch, step, accelerator.process_index, number))
+        seed_device(device, _mix(seed, epoch, step, accelerator.process_index, number))
         last = number == stage.accumulate - 1
         with nullcontext() if last or processes == 1 else accelerator.no_sync(model):
             loss = objective.loss_sum(model, part)

@@ -26,6 +26,7 @@ from clickprompt.modality import (
 )
 from clickprompt.models.clickprompt import PromptUse
 from clickprompt.parameters import MaskingParameters
+from clickprompt.training.cross_entropy import cross_entropy_sum
 from clickprompt.training.machine import Machine
 
 Split = Literal["train", "valid", "test"]
@@ -73,10 +74,10 @@ class Batch:
 
         Columns that are padding in the whole part are cut off.
         """
-        edges = np.linspace(0, len(self), parts + 1).round().astype(int)
-        start, stop = int(edges[number]), int(edges[number + 1])
         if parts == 1:
             return self
+        edges = np.linspace(0, len(self), parts + 1).round().astype(int)
+        start, stop = int(edges[number]), int(edges[number + 1])
         chosen: dict[str, Any] = {
             name: None if array is None else array[start:stop]
             for name, array in vars(self).items()
@@ -143,6 +144,10 @@ class ClickObjective:
         text: bool,
     ) -> None:
         self._input = model_input
+        # As plain arrays: numpy's own class for mapped files takes longer than reading the rows.
+        self._ids, self._labels = (
+            a.view(np.ndarray) for a in (model_input.ids, model_input.labels)
+        )
         self._machine = machine
         self._batch_size = batch_size
         self._evaluation_batch_size = evaluation_batch_size
@@ -158,7 +163,7 @@ class ClickObjective:
 
     def prepare(self, rows: np.ndarray, epoch: int = 0, step: int = 0) -> Batch:
         """Ids, labels and, with a PLM, the unmasked text of these rows."""
-        ids, label_B = self._input.ids[rows], self._input.labels[rows]
+        ids, label_B = self._ids[rows], self._labels[rows]
         if self._text is None:
             return Batch(x_id_BF=ids, label_B=label_B)
         token_ids_BN, length_B = self._text.tokens(rows, multiple_of=TOKEN_MULTIPLE)
@@ -237,6 +242,10 @@ class MaskedTokenObjective:
         validation_rows: int | None = None,
     ) -> None:
         self._input = model_input
+        # As plain arrays: numpy's own class for mapped files takes longer than reading the rows.
+        self._ids, self._labels = (
+            a.view(np.ndarray) for a in (model_input.ids, model_input.labels)
+        )
         self._machine = machine
         self._masking = masking
         self._batch_size = batch_size
@@ -281,8 +290,8 @@ class MaskedTokenObjective:
         column_S = np.append(column_S, np.zeros(more, dtype=np.int64))
         target_S = np.append(target_S, np.full(more, IGNORED))
         return Batch(
-            x_id_BF=self._input.ids[rows],
-            label_B=self._input.labels[rows],
+            x_id_BF=self._ids[rows],
+            label_B=self._labels[rows],
             token_ids_BN=masked_BN,
             length_B=length_B,
             row_S=row_S,
@@ -317,9 +326,7 @@ class MaskedTokenObjective:
             logit_SV = self.logits(model, batch)
         assert batch.target_S is not None
         target_S = to_device(batch.target_S, self._machine.device)
-        return functional.cross_entropy(
-            logit_SV.float(), target_S, reduction="sum", ignore_index=IGNORED
-        )
+        return cross_entropy_sum(logit_SV, target_S, IGNORED)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -342,11 +349,7 @@ class MaskedTokenObjective:
             for prompts in ("on", "off", "shuffled"):
                 with self._machine.autocast():
                     logit_SV = self.logits(model, batch, prompts)
-                sums[prompts] += float(
-                    functional.cross_entropy(
-                        logit_SV.float(), target_S, reduction="sum", ignore_index=IGNORED
-                    )
-                )
+                sums[prompts] += float(cross_entropy_sum(logit_SV, target_S, IGNORED))
                 hits[prompts] += int((logit_SV.argmax(dim=1) == target_S).sum())
         return {
             f"valid_mlm_{name}_prompts_{prompts}": value / max(count, 1)

@@ -45,7 +45,7 @@ from clickprompt.training.files import (
     save_tensors,
     write_folder,
 )
-from clickprompt.training.inputs import check_ids
+from clickprompt.training.inputs import check_ids_once
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import (
@@ -220,9 +220,7 @@ def _run(
         return _with_splits(finished, build, machine, model_input, training)
 
     model, objective = build(machine)
-    ctr_model = model.get_submodule("ctr")
-    assert isinstance(ctr_model, CTRModel)
-    check_ids(model_input, ctr_model.embedding)
+    check_ids_once(model_input, model)
     logger.info(
         "%s: %s rows, %s parameters, %s on %s, %d threads",
         name,
