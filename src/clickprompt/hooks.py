@@ -319,6 +319,22 @@ def _training_metrics(stage: str, report: Mapping[str, Any]) -> Iterator[tuple[s
     for key, value in _numbers("", report["metrics"]):
         yield f"{stage}/{f'best_{key}' if key in curves else key}", value, report["best_epoch"]
     yield f"{stage}/best_epoch", report["best_epoch"], 0
+    for entry in report.get("gradient_norms", ()):
+        for part, norm in _numbers("", entry):
+            if part not in ("step", "epoch"):
+                yield f"{stage}/gradient_norm.{part}", norm, entry["step"]
+    if diagnostics := report.get("diagnostics"):
+        yield from _prompt_metrics(stage, diagnostics)
+
+
+def _prompt_metrics(stage: str, diagnostics: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Share of the attention that the prompts get, by layer; metrics without them."""
+    attention = diagnostics["attention"]
+    for layer in attention["layers"]:
+        yield f"{stage}/prompt_attention.layer_{layer['layer']}", layer["share"], 0
+    yield f"{stage}/prompt_attention.indifferent", attention["indifferent"], 0
+    for key, value in _numbers("", diagnostics.get("effect", {})):
+        yield f"{stage}/{key}", value, 0
 
 
 def _curves(stage: str, history: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:

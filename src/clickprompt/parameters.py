@@ -614,6 +614,11 @@ class TrainingParameters(Parameters):
     test: bool = Field(
         True, description="measure test too, once a stage is trained; kedro tune never does"
     )
+    diagnostic_rows: int | None = Field(
+        2048,
+        ge=1,
+        description="valid rows on which a stage with prompts looks at what they do; null: none",
+    )
 
 
 class EvaluationParameters(Parameters):

@@ -12,10 +12,13 @@ import pytest
 
 from clickprompt import modality
 from clickprompt.evaluation import evaluate_predictions, train_facts
+from clickprompt.evaluation.prompt_plots import plot_prompt_attention
+from clickprompt.evaluation.prompts import prompt_summary
 from clickprompt.parameters import check_parameters
 from clickprompt.readers import read_interactions
 from clickprompt.synthetic import write_synthetic_ratings
 from tests.docs.test_readme import configuration
+from tests.evaluation.test_prompt_plots import FINETUNED, PRETRAINED
 
 MODELS = ("backbone", "clickprompt_without_plm", "clickprompt_with_plm")
 
@@ -62,6 +65,9 @@ def products(tmp_path_factory) -> Path:
         parameters.evaluation.tail_share,
     )
     evaluation = evaluate_predictions(predictions, parameters.evaluation, facts)
+    evaluation["prompts"] = [prompt_summary(report) for report in (PRETRAINED, FINETUNED)]
+    attention = plot_prompt_attention(evaluation["prompts"][0]["attention"], "Attention")
+    place("base", "pretraining_prompt_attention", folder).write_text(attention.to_json())
     place("base", "evaluation_report", folder).write_text(json.dumps(evaluation))
     place("base", "results", folder).write_text(json.dumps(evaluation["results"]))
     return folder

@@ -44,9 +44,13 @@ def test_python_block(block, products, capsys):
         assert "clickprompt_with_plm" in printed
 
 
-def test_figure_block_writes_a_page(products):
-    (page,) = (products / "data/08_reporting").glob("*.html")
-    assert "Tokens per sample" in page.read_text()
+def test_figure_blocks_write_pages(products):
+    pages = {
+        page.stem: page.read_text() for page in (products / "data/08_reporting").glob("*.html")
+    }
+    assert set(pages) == {"data", "pretraining_prompt_attention"}
+    assert "Tokens per sample" in pages["data"]
+    assert "special tokens" in pages["pretraining_prompt_attention"]
 
 
 def test_mlflow_block(tmp_path):

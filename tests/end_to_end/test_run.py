@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -50,6 +51,8 @@ def results(project):
 
 def test_first_run_ends_in_the_table(project):
     output = (project / "first_run.txt").read_text()
+    assert "What the prompts do, valid split" in output
+    assert "attention on the prompts by layer" in output
     for name in ("Backbone from scratch", "ClickPrompt without PLM", "ClickPrompt with PLM"):
         assert name in output
 
@@ -80,6 +83,11 @@ def test_every_catalog_entry_was_written(project):
         "data_report", "data_figure", "backbone_curves", "pretraining_curves",
         "clickprompt_with_plm_curves", "comparison", "calibration", "roc", "long_tail",
         "evaluation_report", "results",
+        *(
+            f"{stage}_{figure}"
+            for stage in ("pretraining", "clickprompt_with_plm")
+            for figure in ("prompt_attention", "prompt_effect", "gradient_norms")
+        ),
     }  # fmt: skip
     assert not list(project.glob("data/**/.unfinished*"))
 
@@ -105,6 +113,21 @@ def test_run_is_one_flat_finished_mlflow_run_with_everything(project):
     ):
         history = client.get_metric_history(tracked.info.run_id, curve)
         assert [point.step for point in history] == [1, 2], curve
+    ways = ("on", "off", "shuffled")
+    assert set(tracked.data.metrics) >= {
+        *(f"{s}/prompt_attention.layer_1" for s in ("pretrain", "finetune_with_plm")),
+        *(f"{s}/prompt_attention.indifferent" for s in ("pretrain", "finetune_with_plm")),
+        *(f"finetune_with_plm/valid_auc_prompts_{way}" for way in ways),
+        *(f"finetune_with_plm/valid_log_loss_prompts_{way}" for way in ways),
+    }
+    norms = json.loads((project / "data/06_models/pretrained.json").read_text())["report"]
+    for part in ("ctr", "prompts", "plm", "head", "total"):
+        history = client.get_metric_history(tracked.info.run_id, f"pretrain/gradient_norm.{part}")
+        found = [(point.step, point.value) for point in history]
+        assert found == [(entry["step"], entry[part]) for entry in norms["gradient_norms"]]
+    page = client.download_artifacts(tracked.info.run_id, "figures.html")
+    for title in ("which layers listen to the CTR model", "what the prompts contribute"):
+        assert Path(page).read_text().count(title) == 2
     artifacts = {
         artifact.path
         for folder in ("", "reports")

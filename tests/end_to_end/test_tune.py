@@ -206,7 +206,9 @@ def test_other_stages_share_one_pretraining(project, stage):
     )
     assert result.exit_code == 0, result.output
     assert len(list(project.glob("data/06_models/pretrain/*/result"))) == 1
-    assert len(list(project.glob(f"data/06_models/{stage}/*/result"))) == 2
+    found = list(project.glob(f"data/06_models/{stage}/*/result/report.json"))
+    assert len(found) == 2
+    assert [json.loads(path.read_text())["diagnostics"] for path in found] == [None, None]
     shutil.rmtree(project / "conf/best")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clickprompt.modality import TextBatcher, mask_tokens, shuffled_batches
 from clickprompt.parameters import MaskingParameters
-from tests.reference.modality_twins import row_tokens
+from tests.reference.modality_twins import cut_one_by_one, row_tokens
 
 MASK, PAD = 103, 0
 
@@ -49,6 +49,28 @@ def test_text_of_a_row_is_its_sentence(model_input, views, word_piece):
     for row in range(40):
         whole = word_piece.token_ids([views.texts[row]])[0]
         assert found[row, : lengths[row]].tolist() == [101, *whole, 102]
+
+
+@pytest.mark.parametrize("max_tokens", [512, 34, 20, 9, 3])
+@pytest.mark.parametrize("multiple_of", [1, 8])
+def test_fields_of_tokens_against_the_slow_twin(convert, tmp_path, max_tokens, multiple_of):
+    model_input = convert(tmp_path / "model_input", max_tokens=max_tokens)
+    piece_lengths = np.diff(model_input.piece_offsets)
+    batcher = TextBatcher(model_input)
+    cut = 0
+    for rows in (np.arange(60), np.array([200, 3, 3, 77]), np.array([5])):
+        token_ids_BN, lengths_B = batcher.tokens(rows, multiple_of)
+        expected = []
+        for row in rows:
+            whole = [int(piece_lengths[piece]) for piece in model_input.pieces[row]]
+            kept = cut_one_by_one(whole, max_tokens - 2)
+            cut += kept != whole
+            inside = [field for field, count in enumerate(kept) for _ in range(count)]
+            expected.append([-1, *inside] + [-1] * (token_ids_BN.shape[1] - len(inside) - 1))
+        found = batcher.fields(rows, token_ids_BN, lengths_B)
+        assert found.dtype == np.int64
+        assert found.tolist() == expected
+    assert (cut > 0) == (max_tokens < 512)
 
 
 @given(

@@ -1,4 +1,4 @@
-"""A short training, started once or in two processes; what it ends with goes to a file.
+"""A short training, started once or in two processes; its weights and gradient norms go to a file.
 
 python -m torch.distributed.run --nproc-per-node 2 -m tests.training.processes FOLDER UPDATES
 """
@@ -49,7 +49,7 @@ def train(folder: Path, updates: str) -> dict[str, torch.Tensor]:
         ctr=build_ctr(ctr, FIELD_SIZES, generator=torch.Generator().manual_seed(0))
     ).double()
     objective = FewRows()
-    fit(
+    progress = fit(
         name="processes",
         model=model,
         objective=objective,
@@ -70,7 +70,8 @@ def train(folder: Path, updates: str) -> dict[str, torch.Tensor]:
         folder=folder,
         row_numbers=np.arange(41),
     )
-    return model.state_dict()
+    norms = [[entry["step"], entry["ctr"]] for entry in progress.gradient_norms]
+    return model.state_dict() | {"gradient_norms": torch.tensor(norms, dtype=torch.float64)}
 
 
 if __name__ == "__main__":

@@ -86,10 +86,13 @@ def test_a_killed_run_continues_to_bit_identical_weights(inputs_folder, tmp_path
         assert ours.keys() == theirs.keys()
         for name, tensor in theirs.items():
             assert torch.equal(ours[name], tensor), f"{stage}: {name}"
-        history = json.loads((Path(folder) / "report.json").read_text())["history"]
-        wanted = json.loads((expected / "report.json").read_text())["history"]
-        for entry, other in zip(history, wanted, strict=True):
+        found, wanted = (
+            json.loads((Path(f) / "report.json").read_text()) for f in (folder, expected)
+        )
+        for entry, other in zip(found["history"], wanted["history"], strict=True):
             assert {**entry, "seconds": 0} == {**other, "seconds": 0}
+        assert found["gradient_norms"] == wanted["gradient_norms"]
+        assert found["diagnostics"] == wanted["diagnostics"]
     leftovers = [p for p in tmp_path.rglob("*") if p.name in ("checkpoint", "best")]
     assert not leftovers
 

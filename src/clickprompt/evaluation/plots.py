@@ -14,6 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from clickprompt.evaluation.layout import lay_out, new_figure, new_panels, note_figure
 from clickprompt.evaluation.report import BACKBONE, CONSTANT, METRICS, Report
 from clickprompt.evaluation.tables import MODEL_NAMES
 
@@ -37,7 +38,7 @@ def plot_calibration(report: Report) -> go.Figure:
 
     With several seeds the first one is drawn.
     """
-    figure = _figure("Calibration on the test split", width=940, height=640)
+    figure = new_figure("Calibration on the test split", width=940, height=640)
     _add_diagonal(figure, "perfect calibration")
     style = _Style(report)
     for row in _first_seeds(report["calibration"]):
@@ -66,7 +67,7 @@ def plot_calibration(report: Report) -> go.Figure:
 
 def plot_roc(report: Report) -> go.Figure:
     """True against false positive rate; the legend has the AUC. The first of several seeds."""
-    figure = _figure("ROC curve on the test split", width=940, height=640)
+    figure = new_figure("ROC curve on the test split", width=940, height=640)
     _add_diagonal(figure, "chance (AUC 0.5)")
     style = _Style(report)
     aucs = {(_key(row), row["seed"]): row["auc"] for row in report["results"]}
@@ -90,11 +91,13 @@ def plot_long_tail(report: Report) -> go.Figure:
     neither, the figure says so.
     """
     if not report["long_tail"]:
-        return _note("Long tail", "The data name neither user nor item: no row is of the tail.")
+        return note_figure(
+            "Long tail", "The data name neither user nor item: no row is of the tail."
+        )
     style = _Style(report)
     train = report["train"]
     named = [kind for kind in ("user", "item") if train[f"{kind}_tail_limit"] is not None]
-    figure = _panels(
+    figure = new_panels(
         f"Long tail: test metrics by how often {' and '.join(named)} "
         f"{'were' if len(named) > 1 else 'was'} seen in training",
         [f"{METRIC_NAMES[metric]} ({BETTER[metric]})" for metric in METRICS],
@@ -166,7 +169,7 @@ def plot_comparison(report: Report) -> go.Figure:
         rows=1, cols=2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.06
     )
     subject = f"mean and deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    _lay_out(figure, f"Models on the test split, {subject}", 1000, 230 + 60 * len(lines))
+    lay_out(figure, f"Models on the test split, {subject}", 1000, 230 + 60 * len(lines))
     for column, metric in enumerate(METRICS, start=1):
         for line in lines:
             key = _key(line)
@@ -221,7 +224,7 @@ def plot_training_curves(
             f"panels must name quantities of the history ({', '.join(sorted(known))}), "
             f"got {unknown[0]!r}"
         )
-    figure = _panels(title, [], height=130 + 290 * len(panels), rows=len(panels))
+    figure = new_panels(title, [], height=130 + 290 * len(panels), rows=len(panels))
     palette = ("#0072B2", "#D55E00", *OTHER_COLOURS)
     for position, (heading, names) in enumerate(panels.items(), start=1):
         legend = "legend" if position == 1 else f"legend{position}"
@@ -299,46 +302,6 @@ def _bar_text(value: float | None, bars: int) -> str:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _note(title: str, text: str) -> go.Figure:
-    """A figure that says why there is nothing to draw."""
-    figure = _figure(title, width=940, height=240)
-    figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure
-
-
-def _figure(title: str, width: int, height: int) -> go.Figure:
-    return _lay_out(go.Figure(), title, width, height)
-
-
-def _panels(title: str, titles: list[str], height: int, rows: int = 2) -> go.Figure:
-    figure = make_subplots(
-        rows=rows,
-        cols=1,
-        shared_xaxes=True,
-        subplot_titles=titles or None,
-        vertical_spacing=0.24 / rows**1.5,
-    )
-    return _lay_out(figure, title, 1100, height)
-
-
-def _lay_out(figure: go.Figure, title: str, width: int, height: int) -> go.Figure:
-    figure.update_layout(
-        template="plotly_white",
-        title={"text": title, "x": 0.02, "xanchor": "left"},
-        font_size=14,
-        width=width,
-        height=height,
-        margin={"l": 80, "r": 30, "t": 90, "b": 80},
-        legend={"x": 1.02, "y": 1, "yanchor": "top"},
-    )
-    axis = {"showline": True, "linecolor": "#888888", "ticks": "outside"}
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    return figure
 
 
 def _add_diagonal(figure: go.Figure, name: str) -> None:

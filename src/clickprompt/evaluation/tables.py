@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from clickprompt.evaluation.prompts import WAYS, measure_name
 from clickprompt.evaluation.report import BACKBONE, CONSTANT, Report
 
 MODEL_NAMES = {
@@ -16,6 +18,7 @@ MODEL_NAMES = {
     "clickprompt_without_plm": "ClickPrompt without PLM",
     "clickprompt_with_plm": "ClickPrompt with PLM",
 }
+STAGE_NAMES = {"pretrain": "Pretraining", "finetune_with_plm": "ClickPrompt with PLM"}
 TEXT_COLUMNS = ("Model", "CTR", "PLM")
 
 
@@ -81,6 +84,41 @@ def results_table(report: Report) -> Table:
                 for heading, text in texts.items()
             )
         )
+    return table
+
+
+def prompts_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    """What the prompts do, for ``rich.print``: on valid, with them, without, with another row's.
+
+    The caption says what share of the text's attention they get, layer by layer.
+
+    Args:
+        summaries: from `clickprompt.evaluation.prompts.prompt_summary`, one a stage.
+    """
+    captions = []
+    for summary in summaries:
+        if attention := summary["attention"]:
+            shares = ", ".join(f"{layer['share']:.0%}" for layer in attention["layers"])
+            captions.append(
+                f"{STAGE_NAMES[summary['stage']]}: attention on the prompts by layer {shares}; "
+                f"indifferent {attention['indifferent']:.0%}"
+            )
+    table = Table(
+        title="What the prompts do, valid split",
+        caption="\n".join(captions) or None,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("Measure", overflow="fold")
+    for way in WAYS:
+        table.add_column(f"prompts\n{way}", justify="right", min_width=6)
+    for summary in summaries:
+        for measure, values in summary["effect"].items():
+            name = f"{STAGE_NAMES[summary['stage']]}: {measure_name(measure)}"
+            known = [values[way] for way in WAYS]
+            table.add_row(
+                name, *("undefined" if value is None else f"{value:.4f}" for value in known)
+            )
     return table
 
 

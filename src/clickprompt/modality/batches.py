@@ -58,14 +58,8 @@ class TextBatcher:
             included.
         """
         pieces_BF = self._pieces[rows]
-        kept_BF = self._piece_lengths[pieces_BF]
-        counts_B = kept_BF.sum(axis=1)
-        budget = self._max_tokens - self._around
-        over = np.flatnonzero(counts_B > budget)
-        if len(over):
-            kept_BF[over] = kept_lengths(kept_BF[over], budget)
-            counts_B = kept_BF.sum(axis=1)
-        lengths_B = counts_B + self._around
+        kept_BF = self._kept(pieces_BF)
+        lengths_B = kept_BF.sum(axis=1) + self._around
         longest = int(lengths_B.max(initial=2))
         width = min(-(-longest // multiple_of) * multiple_of, self._max_tokens)
 
@@ -79,6 +73,36 @@ class TextBatcher:
         source += np.arange(len(source))
         token_ids_BN[self.maskable(token_ids_BN, lengths_B)] = self._tokens[source]
         return token_ids_BN, lengths_B
+
+    def fields(
+        self, rows: np.ndarray, token_ids_BN: np.ndarray, lengths_B: np.ndarray
+    ) -> np.ndarray:
+        """Which field each token belongs to.
+
+        Args:
+            rows: (B,) row positions in the model input.
+            token_ids_BN: their texts, from `tokens`.
+            lengths_B: their lengths, from `tokens`.
+
+        Returns:
+            (B, N) int64: position of the field, -1 at special tokens and padding.
+        """
+        kept_BF = self._kept(self._pieces[rows])
+        field_BN = np.full(token_ids_BN.shape, -1, dtype=np.int64)
+        field_F = np.arange(kept_BF.shape[1])
+        field_BN[self.maskable(token_ids_BN, lengths_B)] = np.repeat(
+            np.tile(field_F, len(kept_BF)), kept_BF.reshape(-1)
+        )
+        return field_BN
+
+    def _kept(self, pieces_BF: np.ndarray) -> np.ndarray:
+        """Tokens that each piece of a row keeps, after truncation."""
+        kept_BF: np.ndarray = self._piece_lengths[pieces_BF]
+        budget = self._max_tokens - self._around
+        over = np.flatnonzero(kept_BF.sum(axis=1) > budget)
+        if len(over):
+            kept_BF[over] = kept_lengths(kept_BF[over], budget)
+        return kept_BF
 
     def maskable(self, token_ids_BN: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
         """Positions of text, neither special tokens nor padding; (B, N) bool."""

@@ -18,6 +18,7 @@ from clickprompt.prompts import AnyGenerator, InputPrompts
 
 Pooling = Literal["mean", "cls", "last", "avg_first_last", "avg_top2"]
 Fusion = Literal["alpha", "sum"]
+PromptUse = Literal["on", "off", "shuffled"]
 
 
 class CTRForClicks(nn.Module):
@@ -72,7 +73,7 @@ class ClickPromptForPretraining(nn.Module):
         columns_S: Tensor,
         vocabulary_V: Tensor | None = None,
         *,
-        prompts: Literal["on", "off", "shuffled"] = "on",
+        prompts: PromptUse = "on",
     ) -> Tensor:
         """Logits of the selected tokens.
 
@@ -163,10 +164,31 @@ class ClickPromptForClicks(nn.Module):
                 nn.init.xavier_normal_(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, x_id_BF: Tensor, token_ids_BN: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """Logits (B,) in float32 (or float64) from local ids (B, F) and text (B, N)."""
+    def forward(
+        self,
+        x_id_BF: Tensor,
+        token_ids_BN: Tensor,
+        mask_BN: Tensor | None,
+        *,
+        prompts: PromptUse = "on",
+    ) -> Tensor:
+        """Logits (B,) in float32 (or float64).
+
+        Args:
+            x_id_BF: local ids (B, F).
+            token_ids_BN: token ids (B, N).
+            mask_BN: True on text, False on padding; None when nothing is padded.
+            prompts: ``off`` leaves them out, ``shuffled`` gives each row those of the row half a
+                batch away. The CTR logit is the row's own in all three, so that they measure what
+                the prompts contribute and nothing else. Without a generator there are none.
+        """
         representation_BD = self.ctr.representation(x_id_BF)
-        written = None if self.generator is None else self.generator(representation_BD)
+        written = None
+        if self.generator is not None and prompts != "off":
+            asked_BD = representation_BD
+            if prompts == "shuffled":
+                asked_BD = representation_BD.roll(len(x_id_BF) // 2, dims=0)
+            written = self.generator(asked_BD)
         hidden = self.encoder(
             token_ids_BN,
             mask_BN,

@@ -1,4 +1,4 @@
-"""Training curves of a finished stage, as plotly figures."""
+"""Training curves of a finished stage and what its prompts do, as plotly figures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from clickprompt.training.result import TrainedModel
 
 TITLES = {
+    "pretrain": "Pretraining",
     "backbone": "Backbone from scratch",
     "finetune_without_plm": "ClickPrompt without PLM",
     "finetune_with_plm": "ClickPrompt with PLM",
@@ -47,3 +48,25 @@ def plot_pretraining_curves(trained: TrainedModel) -> Any:
         title: [name for name in names if name in history[0]] for title, names in panels.items()
     }
     return plot_training_curves(history, measured, "Pretraining")
+
+
+def plot_prompt_diagnostics(trained: TrainedModel) -> tuple[Any, Any, Any]:
+    """Attention on the prompts, prompts on, off and of another row, gradient norms by part."""
+    from clickprompt.evaluation import prompt_plots
+    from clickprompt.evaluation.prompts import prompt_summary
+
+    summary = prompt_summary(trained.report)
+    title = TITLES[trained.stage]
+    return (
+        prompt_plots.plot_prompt_attention(
+            summary["attention"], f"{title}: which layers listen to the CTR model, for which field"
+        ),
+        prompt_plots.plot_prompt_effect(
+            summary["effect"], f"{title}: what the prompts contribute, on the valid split"
+        ),
+        prompt_plots.plot_gradient_norms(
+            trained.report.get("gradient_norms", []),
+            f"{title}: gradient norms",
+            clip_norm=trained.report["parameters"]["stage"]["clip_norm"],
+        ),
+    )

@@ -6,8 +6,9 @@ d = H/A, K prompts, S selected tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
@@ -20,11 +21,14 @@ from clickprompt.plm.attention import KERNELS, prompted_attention
 from clickprompt.plm.dropout import use_quick_dropout
 from clickprompt.plm.families import Family, LayerParts, Rotations, family_of
 from clickprompt.plm.lora import add_lora
+from clickprompt.plm.observation import Observer, PromptShares, prompt_shares
 from clickprompt.plm.slots import Group, Slots, row_groups, slots_in_rows, text_slots
 from clickprompt.plm.source import quiet_transformers, resolve_source
 from clickprompt.prompts.layouts import HiddenStatePrompts, InputPrompts, KeyValuePrompts, Prompts
 
 Positions = tuple[Tensor, Tensor]
+# Told of a layer's parts, queries, keys and prompts before it attends.
+_Look = Callable[[LayerParts, Tensor, Tensor, tuple[Tensor, Tensor] | None], None]
 
 # Rows that attend in one rectangle on a CPU.
 ROWS_OF_GROUP = 64
@@ -122,6 +126,7 @@ class PromptedEncoder(nn.Module):
         all_layers: Literal[False] = False,
         last_layer_at: Positions | None = None,
         with_prompts: bool = False,
+        observe: Observer | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -134,6 +139,7 @@ class PromptedEncoder(nn.Module):
         all_layers: Literal[True],
         last_layer_at: None = None,
         with_prompts: bool = False,
+        observe: Observer | None = None,
     ) -> tuple[Tensor, ...]: ...
 
     def forward(
@@ -145,6 +151,7 @@ class PromptedEncoder(nn.Module):
         all_layers: bool = False,
         last_layer_at: Positions | None = None,
         with_prompts: bool = False,
+        observe: Observer | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Hidden states of the text.
 
@@ -160,6 +167,8 @@ class PromptedEncoder(nn.Module):
                 queries, its output projection and its feed-forward part at these positions only.
                 The numbers are those of the full forward, for a fraction of the work.
             with_prompts: give the columns of `InputPrompts`, too: (B, K + N, H).
+            observe: told, layer by layer, how much attention each token gives to the prompts; it
+                costs a second computation of the attention weights and changes no output.
 
         Returns:
             The last layer's output (B, N, H), without meaning at padding; with ``all_layers`` a
@@ -168,12 +177,17 @@ class PromptedEncoder(nn.Module):
 
         Raises:
             ValueError: the text is longer than the position limit, the prompts have a wrong
-                shape, or ``all_layers`` and ``last_layer_at`` are both asked for.
+                shape, ``all_layers`` and ``last_layer_at`` are both asked for, or ``observe`` is
+                given without prompts or with ``last_layer_at``.
         """
         front = prompts.vector_BKE.shape[1] if isinstance(prompts, InputPrompts) else 0
         self._check(token_ids_BN, prompts, front)
         if all_layers and last_layer_at is not None:
             raise ValueError("last_layer_at must be None with all_layers, got both")
+        if observe is not None and last_layer_at is not None:
+            raise ValueError("last_layer_at must be None with observe, got both")
+        if observe is not None and prompts is None:
+            raise ValueError("prompts must be given with observe, got None")
         if mask_BN is None:
             mask_BN = torch.ones_like(token_ids_BN, dtype=torch.bool)
         mask_BN = mask_BN.bool()
@@ -214,8 +228,11 @@ class PromptedEncoder(nn.Module):
         hiddens = []
         for number, layer in enumerate(layers if last_layer_at is None else layers[:-1]):
             parts = self.family.parts(layer)
+            look = None
+            if observe is not None:
+                look = partial(self._look, observe, number, text, front, everyone, packed)
             hidden_TH = self._layer_at(
-                number, parts, hidden_TH, hidden_TH, everyone, packed, written[number]
+                number, parts, hidden_TH, hidden_TH, everyone, packed, written[number], look
             )
             if number == self.layers - 1:
                 hidden_TH = last_norm(hidden_TH)
@@ -277,12 +294,13 @@ class PromptedEncoder(nn.Module):
         queries: _Queries,
         text: _Text,
         written: tuple[Tensor, ...],
+        look: _Look | None = None,
     ) -> Tensor:
         """`_layer` with its own prompts; frozen layers leave no graph behind, prompts included."""
 
         def compute(hidden_QH: Tensor, hidden_TH: Tensor) -> Tensor:
             own = self._prompts_of(written, parts)
-            return self._layer(parts, hidden_QH, hidden_TH, queries, text, own)
+            return self._layer(parts, hidden_QH, hidden_TH, queries, text, own, look)
 
         if number < self.freeze_layers:
             with torch.no_grad():
@@ -302,6 +320,7 @@ class PromptedEncoder(nn.Module):
         queries: _Queries,
         text: _Text,
         prompts: tuple[Tensor, Tensor] | None,
+        look: _Look | None = None,
     ) -> Tensor:
         """One layer's output at packed positions (Q, H).
 
@@ -312,6 +331,7 @@ class PromptedEncoder(nn.Module):
             queries: these positions.
             text: all of the text.
             prompts: the layer's prompt keys and values (B, A, K, d) each, or None.
+            look: told of queries and keys, where somebody observes.
         """
         if hidden_QH is hidden_TH:
             query_QH, key_TH, value_TH = parts.project(parts.read(hidden_TH))
@@ -321,6 +341,8 @@ class PromptedEncoder(nn.Module):
         if parts.rotation is not None:
             query_QH = self._rotate(query_QH, *queries.rotations[parts.rotation])
             key_TH = self._rotate(key_TH, *text.rotations[parts.rotation])
+        if look is not None:
+            look(parts, query_QH, key_TH, prompts)
         context_QH = self._attend(parts, query_QH, key_TH, value_TH, queries, text.groups, prompts)
         return parts.feed_forward(parts.join(context_QH, hidden_QH))
 
@@ -360,6 +382,48 @@ class PromptedEncoder(nn.Module):
             )
             contexts.append(asking.gather(context_BAQd.transpose(1, 2).flatten(2)))
         return torch.cat(contexts)
+
+    @torch.no_grad()
+    def _look(
+        self,
+        observe: Observer,
+        layer: int,
+        text: Slots,
+        front: int,
+        queries: _Queries,
+        packed: _Text,
+        parts: LayerParts,
+        query_TH: Tensor,
+        key_TH: Tensor,
+        prompts: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        """Tell an observer what the packed tokens give to the prompts of one layer."""
+        shares, indifferent, token, row = [], [], 0, 0
+        for group in packed.groups:
+            tokens, rows = slice(token, token + group.tokens), slice(row, row + group.rows)
+            token, row = tokens.stop, rows.stop
+            share_BNAK, indifferent_BN = prompt_shares(
+                self._heads(group.slots.spread(query_TH[tokens])),
+                self._heads(group.slots.spread(key_TH[tokens])),
+                None if prompts is None else prompts[0][rows],
+                group.visible_to(
+                    group.slots,
+                    queries.column_Q[tokens],
+                    causal=self.family.causal,
+                    window=parts.window,
+                ),
+                front=front,
+                scaling=self.head_size**-0.5 if parts.scaling is None else parts.scaling,
+            )
+            shares.append(group.slots.gather(share_BNAK.flatten(2)))
+            indifferent.append(group.slots.gather(indifferent_BN[..., None]))
+        observe(
+            PromptShares(
+                layer=layer,
+                share_BNAK=text.spread(torch.cat(shares))[:, front:].unflatten(2, (self.heads, -1)),
+                indifferent_BN=text.spread(torch.cat(indifferent))[:, front:, 0],
+            )
+        )
 
     def _prompts_of(
         self, written: tuple[Tensor, ...], parts: LayerParts

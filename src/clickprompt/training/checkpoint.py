@@ -37,6 +37,7 @@ class Progress(BaseModel):
         count: items (rows, or masked tokens) behind ``loss_sum``.
         seconds: computing time so far, over all interrupted parts.
         history: one entry a finished epoch.
+        gradient_norms: one entry a step whose gradient was measured (`GradientWatch`).
         best_epoch: epoch with the best valid criterion, or None.
         finished: no step is left.
     """
@@ -49,6 +50,7 @@ class Progress(BaseModel):
     count: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = []
+    gradient_norms: list[dict[str, Any]] = []
     best_epoch: int | None = None
     finished: bool = False
 

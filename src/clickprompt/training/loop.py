@@ -26,6 +26,7 @@ from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
 from clickprompt.training.distribution import exchange_sparse_gradients, prepare_for_processes
 from clickprompt.training.divergence import DivergenceWatch
+from clickprompt.training.gradients import GradientWatch
 from clickprompt.training.listener import StageStoppedError, tell_epochs
 from clickprompt.training.machine import Machine, release_freed_memory, seed_device
 from clickprompt.training.objectives import Objective
@@ -73,7 +74,7 @@ def fit(
         row_numbers: row of the interactions table by row of the model input, for messages.
 
     Returns:
-        The final position with the history of all epochs.
+        The final position with the history of all epochs and the measured gradients.
 
     Raises:
         DamagedFolderError: the checkpoint is damaged.
@@ -106,6 +107,7 @@ def fit(
         folder=folder,
         writes=accelerator.is_main_process,
     )
+    gradients = GradientWatch(optimizer, steps=steps)
     last_save = last_release = clock = time.monotonic()
     drawn = progress.epoch
     bar = RateProgress(name, total=total, done=done, unit="step")
@@ -124,6 +126,7 @@ def fit(
                     accelerator, parallel, trained, optimizer, objective, stage,
                     device=machine.device,
                     rows=batches[step], position=(progress.epoch, step), seed=seed,
+                    gradients=gradients,
                 )  # fmt: skip
                 running += loss_sum
                 watch.add(step, loss_sum)
@@ -132,6 +135,7 @@ def fit(
                 if (step + 1) % STEPS_PER_CHECK == 0 or step + 1 == len(batches):
                     progress.loss_sum = watch.check_losses(running, progress.epoch)
                     shown = f" loss {progress.loss_sum / max(progress.count, 1):.4f}"
+                    gradients.read(progress)
                 now = time.monotonic()
                 if (step + 1) % STEPS_PER_RELEASE == 0 and now > last_release + SECONDS_PER_RELEASE:
                     release_freed_memory()
@@ -140,6 +144,7 @@ def fit(
                 if now - last_save >= training.checkpoint_minutes * 60:
                     progress.loss_sum = watch.check_losses(running, progress.epoch)
                     watch.check_weights(model, progress.epoch, progress.step)
+                    gradients.read(progress)
                     clock = _count_seconds(progress, clock)
                     _save(accelerator, checkpoints, model, optimizer, progress)
                     last_save = time.monotonic()
@@ -173,6 +178,7 @@ def _step(
     rows: np.ndarray,
     position: tuple[int, int],
     seed: int,
+    gradients: GradientWatch | None = None,
 ) -> tuple[torch.Tensor, int]:
     """One optimiser step; returns the loss sum (a tensor, not waited for) and the count.
 
@@ -203,6 +209,8 @@ def _step(
     if processes > 1:
         loss_sum = accelerator.reduce(loss_sum, reduction="sum")
         exchange_sparse_gradients(trained, accelerator)
+    if gradients is not None:
+        gradients.measure(epoch, step)
     if stage.clip_norm is not None:
         clip_gradients(trained, stage.clip_norm)
     optimizer.step()

@@ -25,6 +25,7 @@ from clickprompt.modality import (
     mask_tokens,
     shuffled_batches,
 )
+from clickprompt.models.clickprompt import PromptUse
 from clickprompt.parameters import MaskingParameters
 from clickprompt.training.cross_entropy import cross_entropy_sum
 from clickprompt.training.machine import Machine
@@ -40,7 +41,6 @@ TOKEN_MULTIPLE = 2
 SELECTED_MULTIPLE = 64
 IGNORED = -100  # target of those; what torch's cross entropy leaves out
 
-Prompting = Literal["on", "off", "shuffled"]
 
 # Masks of the valid split follow from a position that training never has.
 VALIDATION_EPOCH = 2**31 - 1
@@ -175,13 +175,14 @@ class ClickObjective:
         """Rows."""
         return len(batch)
 
-    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits (B,) of a batch."""
+    def logits(self, model: nn.Module, batch: Batch, prompts: PromptUse = "on") -> Tensor:
+        """Logits (B,) of a batch; ``prompts`` matters with a PLM only."""
         device = self._machine.device
         x_id_BF = to_device(batch.x_id_BF, device)
         if batch.token_ids_BN is None:
             return model(x_id_BF)
-        return model(x_id_BF, to_device(batch.token_ids_BN, device), text_mask(batch, device))
+        token_ids_BN = to_device(batch.token_ids_BN, device)
+        return model(x_id_BF, token_ids_BN, text_mask(batch, device), prompts=prompts)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Summed binary cross entropy."""
@@ -252,7 +253,7 @@ class TokenObjective(ABC):
         seed: int,
         validation_rows: int | None = None,
         splits: Literal["train", "train_and_valid"] = "train",
-        measured: tuple[Prompting, ...] = ("on", "off", "shuffled"),
+        measured: tuple[PromptUse, ...] = ("on", "off", "shuffled"),
     ) -> None:
         self._input = model_input
         # As plain arrays: numpy's own class for mapped files takes longer than reading the rows.
@@ -319,7 +320,7 @@ class TokenObjective(ABC):
         assert batch.target_S is not None
         return int((batch.target_S != IGNORED).sum())
 
-    def logits(self, model: nn.Module, batch: Batch, prompts: Prompting = "on") -> Tensor:
+    def logits(self, model: nn.Module, batch: Batch, prompts: PromptUse = "on") -> Tensor:
         """Logits (S, V) of the selected tokens."""
         device = self._machine.device
         assert batch.token_ids_BN is not None
@@ -351,7 +352,7 @@ class TokenObjective(ABC):
         token of the vocabulary are left out.
         """
         model.eval()
-        sums: dict[Prompting, float] = dict.fromkeys(self._measured, 0.0)
+        sums: dict[PromptUse, float] = dict.fromkeys(self._measured, 0.0)
         hits = dict.fromkeys(sums, 0)
         count = 0
         for step, rows in enumerate(self._validation_batches()):

@@ -177,6 +177,15 @@ def build_optimizer(
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> None:
     """Scale all gradients so that their common norm is at most ``limit``; sparse ones as well."""
+    gradients = dense_gradients(parameters)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def dense_gradients(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
+    """The gradients that are there; of a sparse one its values."""
     gradients = []
     for parameter in parameters:
         if parameter.grad is None:
@@ -187,10 +196,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> None:
             gradients.append(parameter.grad.values())
         else:
             gradients.append(parameter.grad)
-    norm = torch.nn.utils.get_total_norm(gradients)
-    factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
+    return gradients
 
 
 def rate_factor(step: int, *, total: int, stage: StageParameters) -> float:

@@ -21,8 +21,9 @@ class TrainedModel(BaseModel):
             and the stage it started from. Equal digests mean equal weights.
         folder: ``<training.folder>/<stage>/<first 16 digits of the digest>``.
         report: parameters, digests, versions, parameter counts, history (one entry an epoch),
-            best epoch, metrics, seconds; of ClickPrompt also the variant (``full``, ``without
-            prompts``, ``without pretraining``, ``without prompts and pretraining``).
+            gradient norms, diagnostics of the prompts, best epoch, metrics, seconds; of ClickPrompt
+            also the variant (``full``, ``without prompts``, ``without pretraining``, ``without
+            prompts and pretraining``).
     """
 
     model_config = ConfigDict(frozen=True)

@@ -41,6 +41,7 @@ from clickprompt.plm import PromptedEncoder, load_encoder, load_mlm_head, resolv
 from clickprompt.progress import clock
 from clickprompt.prompts import AnyGenerator, build_generator
 from clickprompt.training.checkpoint import Progress
+from clickprompt.training.diagnostics import diagnose, diagnostic_rows
 from clickprompt.training.files import (
     check_folder,
     load_tensors,
@@ -260,6 +261,7 @@ def _run(
     finished = _finished(name, digest, folder)
     if finished is not None:
         logger.info("%s is up to date: %s", name, folder)
+        finished = _with_diagnostics(finished, build, machine, model_input, training)
         return _with_splits(finished, build, machine, model_input, training)
 
     model, objective = build(machine)
@@ -300,6 +302,14 @@ def _run(
         splits = SPLITS if training.test else SPLITS[:1]
         predictions = _predictions(model_input, objective, model, splits)
         metrics = _metrics(predictions)
+    diagnostics = diagnose(
+        name=name,
+        model=model,
+        objective=objective,
+        model_input=model_input,
+        machine=machine,
+        training=training,
+    )
     assert progress.best_epoch is not None
     report = decides | {
         "digest": digest,
@@ -311,6 +321,8 @@ def _run(
         "parameter_counts": _parameter_counts(model),
         "trained_parameter_counts": _parameter_counts(model, trained=True),
         "history": progress.history,
+        "gradient_norms": progress.gradient_norms,
+        "diagnostics": diagnostics,
         "best_epoch": progress.best_epoch,
         "metrics": metrics or _at_epoch(progress.history, progress.best_epoch),
         "seconds": round(progress.seconds, 3),
@@ -341,6 +353,40 @@ def _save_result(
         (aside / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
     write_folder(folder, write)
+
+
+def _with_diagnostics(
+    trained: TrainedModel,
+    build: Callable[[Machine], tuple[nn.Module, Objective]],
+    machine: Machine,
+    model_input: ModelInput,
+    training: TrainingParameters,
+) -> TrainedModel:
+    """A finished stage with the diagnostics that are asked for, from its stored weights.
+
+    Those of as many rows are taken as they are. Where none are asked for, none are taken away.
+    """
+    report, folder = trained.report, Path(trained.folder)
+    if training.diagnostic_rows is None or "generator" not in report["parameter_counts"]:
+        return trained
+    rows = len(diagnostic_rows(model_input, training.diagnostic_rows))
+    if (report.get("diagnostics") or {}).get("rows") == rows:
+        return trained
+    model, objective = build(machine)
+    model.to(machine.device).load_state_dict(load_tensors(trained.weights_path))
+    found = diagnose(
+        name=trained.stage,
+        model=model,
+        objective=objective,
+        model_input=model_input,
+        machine=machine,
+        training=training,
+    )
+    report = report | {"diagnostics": found}
+    predicted = trained.predictions_path
+    predictions = pd.read_parquet(predicted) if predicted.exists() else None
+    _save_result(folder, model, predictions, report)
+    return trained.model_copy(update={"report": report})
 
 
 def _with_splits(

@@ -118,7 +118,8 @@ def tune_project(search: ProjectSearch) -> tuple[TunedStudy, Path, Path]:
 
     def train(values: Mapping[str, Any]) -> TrainedModel:
         pipeline, output = MADE_BY[search.stage]
-        changes = merged(nested(values), {"training": {"test": False}})
+        unread = {"test": False, "diagnostic_rows": None}
+        changes = merged(nested(values), {"training": unread})
         with _quiet(), (session := _session(search, changes)):
             made = session.run(
                 pipeline_names=[pipeline],

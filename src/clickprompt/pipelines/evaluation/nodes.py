@@ -6,6 +6,7 @@ import pandas as pd
 
 from clickprompt.modality import ModelInput
 from clickprompt.parameters import CTRParameters, EvaluationParameters, PLMParameters
+from clickprompt.training.result import TrainedModel
 
 
 def collect_predictions(
@@ -32,10 +33,15 @@ def collect_predictions(
 
 
 def evaluate(
-    predictions: pd.DataFrame, model_input: ModelInput, evaluation: EvaluationParameters
+    predictions: pd.DataFrame,
+    model_input: ModelInput,
+    pretrained: TrainedModel,
+    with_plm: TrainedModel,
+    evaluation: EvaluationParameters,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Compute every metric: the report, and the rows of the result table."""
     from clickprompt.evaluation import evaluate_predictions, train_facts
+    from clickprompt.evaluation.prompts import prompt_summary
 
     train = model_input.rows("train")
     facts = train_facts(
@@ -45,6 +51,7 @@ def evaluate(
         evaluation.tail_share,
     )
     report = evaluate_predictions(predictions, evaluation, facts)
+    report["prompts"] = [prompt_summary(stage.report) for stage in (pretrained, with_plm)]
     return report, report["results"]
 
 
@@ -61,9 +68,9 @@ def plot_evaluation(report: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
 
 
 def show_results(report: dict[str, Any]) -> None:
-    """Print the result table to the terminal."""
+    """Print the result table, and what the prompts do, to the terminal."""
     from rich.console import Console
 
-    from clickprompt.evaluation.tables import results_table
+    from clickprompt.evaluation.tables import prompts_table, results_table
 
-    Console().print(results_table(report))
+    Console().print(results_table(report), prompts_table(report["prompts"]))

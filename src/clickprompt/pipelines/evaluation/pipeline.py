@@ -29,7 +29,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 evaluate,
-                inputs=["predictions", "model_input", "params:evaluation"],
+                inputs=[
+                    "predictions",
+                    "model_input",
+                    "pretrained",
+                    "clickprompt_with_plm",
+                    "params:evaluation",
+                ],
                 outputs=["evaluation_report", "results"],
                 name="evaluate",
             ),

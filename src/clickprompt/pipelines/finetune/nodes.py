@@ -64,3 +64,10 @@ def finetune_with_plm(
         seed=seed,
     )
     return trained, pd.read_parquet(trained.predictions_path), plot_click_curves(trained)
+
+
+def plot_finetuning_diagnostics(with_plm: TrainedModel) -> tuple[Any, Any, Any]:
+    """Draw who listens to the prompts, what they contribute, and the gradient norms."""
+    from clickprompt.pipelines.curves import plot_prompt_diagnostics
+
+    return plot_prompt_diagnostics(with_plm)

@@ -2,7 +2,11 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from clickprompt.pipelines.finetune.nodes import finetune_with_plm, finetune_without_plm
+from clickprompt.pipelines.finetune.nodes import (
+    finetune_with_plm,
+    finetune_without_plm,
+    plot_finetuning_diagnostics,
+)
 
 
 def create_pipeline() -> Pipeline:
@@ -44,6 +48,16 @@ def create_pipeline() -> Pipeline:
                     "clickprompt_with_plm_curves",
                 ],
                 name="finetune_with_plm",
+            ),
+            Node(
+                plot_finetuning_diagnostics,
+                inputs="clickprompt_with_plm",
+                outputs=[
+                    "clickprompt_with_plm_prompt_attention",
+                    "clickprompt_with_plm_prompt_effect",
+                    "clickprompt_with_plm_gradient_norms",
+                ],
+                name="plot_finetuning_diagnostics",
             ),
         ],
         namespace="finetune",

@@ -36,3 +36,10 @@ def pretrain(
         seed=seed,
     )
     return trained, plot_pretraining_curves(trained)
+
+
+def plot_pretraining_diagnostics(pretrained: TrainedModel) -> tuple[Any, Any, Any]:
+    """Draw who listens to the prompts, what they contribute, and the gradient norms."""
+    from clickprompt.pipelines.curves import plot_prompt_diagnostics
+
+    return plot_prompt_diagnostics(pretrained)

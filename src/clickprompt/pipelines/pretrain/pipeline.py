@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from clickprompt.pipelines.pretrain.nodes import pretrain
+from clickprompt.pipelines.pretrain.nodes import plot_pretraining_diagnostics, pretrain
 
 
 def create_pipeline() -> Pipeline:
@@ -22,7 +22,17 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs=["pretrained", "pretraining_curves"],
                 name="pretrain_with_prompts",
-            )
+            ),
+            Node(
+                plot_pretraining_diagnostics,
+                inputs="pretrained",
+                outputs=[
+                    "pretraining_prompt_attention",
+                    "pretraining_prompt_effect",
+                    "pretraining_gradient_norms",
+                ],
+                name="plot_pretraining_diagnostics",
+            ),
         ],
         namespace="pretrain",
         prefix_datasets_with_namespace=False,
