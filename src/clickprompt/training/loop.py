@@ -24,13 +24,20 @@ from clickprompt.parameters import (
 )
 from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
-from clickprompt.training.distribution import exchange_sparse_gradients, prepare_for_processes
+from clickprompt.training.distribution import (
+    exchange_gradients,
+    gradients_stay,
+    join_group,
+    prepare_for_processes,
+    shard,
+)
 from clickprompt.training.divergence import DivergenceWatch
 from clickprompt.training.listener import StageStoppedError, tell_epochs
 from clickprompt.training.machine import Machine, release_freed_memory, seed_device
 from clickprompt.training.objectives import Objective
 from clickprompt.training.optimizer import (
     build_optimizer,
+    choose_sparse_gradients,
     clip_gradients,
     rate_factor,
     set_rates,
@@ -82,10 +89,15 @@ def fit(
         OSError: a checkpoint could not be written; the last one is unchanged.
         StageStoppedError: the listener ended the stage.
     """
+    join_group(machine.device)
     accelerator = Accelerator(cpu=machine.device.type == "cpu")
-    optimizer = build_optimizer(model.to(machine.device), stage)
+    model.to(machine.device)
+    if training.sharding == "full" and accelerator.num_processes > 1:
+        choose_sparse_gradients(model, stage)
+        shard(model, machine.device)
+    optimizer = build_optimizer(model, stage)
     rates = [group["lr"] for group in optimizer.param_groups]
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, writes=accelerator.is_main_process)
     progress = checkpoints.load(model, optimizer) or Progress()
     if progress.epoch or progress.step:
         logger.info(
@@ -108,7 +120,7 @@ def fit(
     )
     last_save = last_release = clock = time.monotonic()
     drawn = progress.epoch
-    bar = RateProgress(name, total=total, done=done, unit="step")
+    bar = RateProgress(name, total=total, done=done, unit="step", shown=accelerator.is_main_process)
     with bar:
         while not progress.finished:
             if drawn != progress.epoch:
@@ -145,7 +157,7 @@ def fit(
             watch.check_weights(model, progress.epoch, progress.step)
             better = _end_epoch(objective, model, progress, stage)
             release_freed_memory()
-            if better and objective.criterion and accelerator.is_main_process:
+            if better and objective.criterion:
                 checkpoints.save_best(model)
             clock = _count_seconds(progress, clock)
             progress.history[-1]["seconds"] = round(progress.seconds, 3)
@@ -154,6 +166,7 @@ def fit(
             last_save = time.monotonic()
             _tell(name, progress, checkpoints)
     if objective.criterion and progress.best_epoch is not None:
+        accelerator.wait_for_everyone()  # until the best weights are written
         checkpoints.load_best(model)
     if accelerator.num_processes > 1:
         accelerator.free_memory()
@@ -190,14 +203,14 @@ def _step(
         # Dropout follows from the position, so a continued run draws the same.
         seed_device(accelerator.device, _mix(seed, epoch, step, accelerator.process_index, number))
         last = number == stage.accumulate - 1
-        with nullcontext() if last or processes == 1 else accelerator.no_sync(model):
+        with nullcontext() if last or processes == 1 else gradients_stay(model):
             loss = objective.loss_sum(model, part)
             accelerator.backward(loss * share)
         if share:
             loss_sum += loss.detach()
     if processes > 1:
         loss_sum = accelerator.reduce(loss_sum, reduction="sum")
-        exchange_sparse_gradients(trained, accelerator)
+        exchange_gradients(trained, model, accelerator)
     if stage.clip_norm is not None:
         clip_gradients(trained, stage.clip_norm)
     optimizer.step()
@@ -237,8 +250,7 @@ def _save(
     progress: Progress,
 ) -> None:
     """One process writes."""
-    if accelerator.is_main_process:
-        checkpoints.save(model, optimizer, progress)
+    checkpoints.save(model, optimizer, progress)
     accelerator.wait_for_everyone()
 
 

@@ -12,6 +12,7 @@ from torch.optim.adam import adam
 
 from clickprompt.ctr import FeatureEmbedding
 from clickprompt.parameters import StageParameters
+from clickprompt.training.distribution import common_norm, own_share
 
 # Part of the model (first component of a parameter's name) -> its learning rate.
 PARTS = {
@@ -146,6 +147,14 @@ def _decay(part: str, kind: str, stage: StageParameters) -> float:
     return stage.weight_decay_plm if part in ("encoder", "mlm_head") else stage.weight_decay
 
 
+def choose_sparse_gradients(model: nn.Module, stage: StageParameters) -> None:
+    """Tell each embedding table whether its gradient is sparse (``stage.embedding_updates``)."""
+    for embedding in feature_embeddings(model):
+        embedding.sparse_gradient = stage.embedding_updates == "batch_rows" or (
+            stage.embedding_updates == "auto" and len(embedding.weight) >= BATCH_ROWS_FROM
+        )
+
+
 def build_optimizer(
     model: nn.Module, stage: StageParameters, *, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
@@ -153,10 +162,7 @@ def build_optimizer(
 
     Tells each embedding table whether its gradient is sparse (``stage.embedding_updates``).
     """
-    for embedding in feature_embeddings(model):
-        embedding.sparse_gradient = stage.embedding_updates == "batch_rows" or (
-            stage.embedding_updates == "auto" and len(embedding.weight) >= BATCH_ROWS_FROM
-        )
+    choose_sparse_gradients(model, stage)
     return LazyAdam(
         parameter_groups(model, stage),
         betas=betas,
@@ -177,10 +183,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> None:
             gradients.append(parameter.grad.values())
         else:
             gradients.append(parameter.grad)
-    norm = torch.nn.utils.get_total_norm(gradients)
-    factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
+    factor = torch.clamp(limit / (common_norm(gradients) + 1e-6), max=1.0)
     for gradient in gradients:
-        gradient.mul_(factor)
+        own_share(gradient).mul_(factor)
 
 
 def rate_factor(step: int, *, total: int, stage: StageParameters) -> float:

@@ -38,6 +38,7 @@ from clickprompt.parameters import (
 from clickprompt.plm import PromptedEncoder, load_encoder, load_mlm_head, resolve_source
 from clickprompt.progress import clock
 from clickprompt.prompts import PromptGenerator
+from clickprompt.training.distribution import full_tensors, join_group, wait_for_all
 from clickprompt.training.files import (
     check_folder,
     load_tensors,
@@ -45,6 +46,7 @@ from clickprompt.training.files import (
     write_folder,
 )
 from clickprompt.training.inputs import check_ids
+from clickprompt.training.launch import ProcessesNeededError, in_processes
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import (
@@ -54,6 +56,7 @@ from clickprompt.training.objectives import (
     Split,
 )
 from clickprompt.training.optimizer import PARTS
+from clickprompt.training.ranks import starts_processes, world_size, writes
 from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS, TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ METHOD_VERSION = 1
 SPLITS: tuple[Split, Split] = ("valid", "test")
 
 
+@in_processes
 def train_backbone(
     *,
     model_input: ModelInput,
@@ -83,6 +87,7 @@ def train_backbone(
     return _run("backbone", build, model_input, settings, stage, training, seed)
 
 
+@in_processes
 def pretrain(
     *,
     model_input: ModelInput,
@@ -130,6 +135,7 @@ def pretrain(
     return _run("pretrain", build, model_input, settings | {"stage": stage}, stage, training, seed)
 
 
+@in_processes
 def finetune_without_plm(
     *,
     model_input: ModelInput,
@@ -151,6 +157,7 @@ def finetune_without_plm(
     return _run("finetune_without_plm", build, model_input, settings, stage, training, seed)
 
 
+@in_processes
 def finetune_with_plm(
     *,
     model_input: ModelInput,
@@ -216,6 +223,9 @@ def _run(
     if finished is not None:
         logger.info("%s is up to date: %s", name, folder)
         return _with_splits(finished, build, machine, model_input, training)
+    if starts_processes(training):
+        raise ProcessesNeededError(f"{name}-{digest[:16]}")
+    join_group(machine.device)
 
     model, objective = build(machine)
     ctr_model = model.get_submodule("ctr")
@@ -230,6 +240,7 @@ def _run(
         machine.device,
         torch.get_num_threads(),
     )
+    wait_for_all()  # each has read that there is no result before one of them writes it
     progress = fit(
         name=name,
         model=model,
@@ -253,15 +264,17 @@ def _run(
         "plm": settings["plm"].source if "plm" in settings else None,
         "versions": _versions(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
         "parameter_counts": _parameter_counts(model),
         "history": progress.history,
         "best_epoch": progress.best_epoch,
         "metrics": metrics or _at_epoch(progress.history, progress.best_epoch),
         "seconds": round(progress.seconds, 3),
     }
-    _save_result(folder / "result", model, predictions, report)
-    for left in ("checkpoint", "best"):
-        shutil.rmtree(folder / left, ignore_errors=True)
+    _save_result(folder / "result", model, predictions, report, training)
+    if writes(training):
+        for left in ("checkpoint", "best"):
+            shutil.rmtree(folder / left, ignore_errors=True)
     logger.info("%s took %s: %s", name, clock(progress.seconds), folder)
     return TrainedModel(stage=name, digest=digest, folder=str(folder / "result"), report=report)
 
@@ -276,15 +289,24 @@ def _finished(name: str, digest: str, folder: Path) -> TrainedModel | None:
 
 
 def _save_result(
-    folder: Path, model: nn.Module, predictions: pd.DataFrame | None, report: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    predictions: pd.DataFrame | None,
+    report: dict[str, Any],
+    training: TrainingParameters,
 ) -> None:
+    """One process writes; all return when it has."""
+    weights = full_tensors(model.state_dict(), keep=writes(training))
+
     def write(aside: Path) -> None:
-        save_tensors(aside / WEIGHTS, model.state_dict())
+        save_tensors(aside / WEIGHTS, weights)
         if predictions is not None:
             predictions.to_parquet(aside / PREDICTIONS, index=False)
         (aside / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
-    write_folder(folder, write)
+    if writes(training):
+        write_folder(folder, write)
+    wait_for_all()
 
 
 def _with_splits(
@@ -309,7 +331,8 @@ def _with_splits(
         test = _predictions(model_input, objective, model, SPLITS[1:])
         valid = pd.read_parquet(trained.predictions_path)
         report = report | {"metrics": report["metrics"] | _metrics(test)}
-        _save_result(folder, model, pd.concat([valid, test], ignore_index=True), report)
+        predictions = pd.concat([valid, test], ignore_index=True)
+        _save_result(folder, model, predictions, report, training)
     elif not training.test:
         metrics = {k: v for k, v in report["metrics"].items() if not k.startswith("test_")}
         report = report | {"metrics": metrics}
