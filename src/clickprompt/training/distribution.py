@@ -2,13 +2,14 @@
 
 Without sharding, torch's DDP averages dense gradients. It knows sparse ones of ``nn.Embedding``
 on gloo only, and not on GPUs: they are exchanged here. With sharding, torch's FSDP2 keeps in each
-process a part of every dense tensor. Each layer of the encoder and the prompt generator are units
-of their own, whose whole weights exist while they compute; the rest is one unit, whole during a
-step.
+process a part of every dense tensor. Each layer of the encoder and each matrix of the prompt
+generator is a unit of its own, whose whole weights exist while it computes; the rest is one unit,
+whole during a step.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -34,11 +35,16 @@ def join_group(device: torch.device) -> None:
     """Join the other processes, if there are any; gloo on CPUs, nccl on GPUs."""
     if world_size() == 1 or distributed.is_initialized():
         return
+    backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        distributed.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        distributed.init_process_group("gloo")
+        backend = "cpu:gloo,cuda:nccl"
+    store, rank, size = next(distributed.rendezvous("env://"))
+    # torchrun keeps its store when it starts its processes again, with the old addresses in it.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = distributed.PrefixStore(f"attempt_{attempt}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def wait_for_all() -> None:
@@ -67,7 +73,9 @@ def shard(model: nn.Module, device: torch.device) -> None:
     mesh = init_device_mesh(device.type, (world_size(),))
     for module in list(model.modules()):
         if isinstance(module, PromptGenerator):
-            fully_shard(module, mesh=mesh)
+            for linear in module.modules():
+                if isinstance(linear, nn.Linear):
+                    fully_shard(linear, mesh=mesh)
         elif isinstance(module, PromptedEncoder):
             for layer in module.family.layers(module.model):
                 layer.call = MethodType(_call, layer)  # type: ignore[assignment]

@@ -198,7 +198,7 @@ def start_processes(
             threads=threads,
         )
         try:
-            with _quiet_launcher(), _signals_put_back():
+            with _quiet_launcher(), _signals_put_back(), _store_of_each_start():
                 elastic_launch(config, _process)(call)
         except SignalException as stopped:
             if stopped.sigval == signal.SIGINT:
@@ -326,13 +326,11 @@ def _ended(failed: ChildFailedError, training: TrainingParameters) -> ProcessEnd
     """Names the process and how it ended."""
     number, failure = failed.get_first_failure()
     count = training.processes * training.machines
-    how = f"ended with exit code {failure.exitcode}"
+    how = "lost the connection to the others"
     if failure.exitcode < 0:
         how = f"was ended by {failure.signal_name()}"
         if failure.exitcode == -signal.SIGKILL:
             how += " (the system does that when memory runs out)"
-    elif training.machines > 1:
-        how = "lost the processes of another machine"
     return ProcessEndedError(
         f"process {number} of {count} {how} after training.restarts {training.restarts}; the same "
         f"command goes on from the last checkpoint"
@@ -394,15 +392,31 @@ def _log_pipe() -> Iterator[Connection]:
 @contextmanager
 def _quiet_launcher() -> Iterator[None]:
     """The launcher speaks of its own workings, and of failures at length."""
-    names = [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed")]
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    prefixes = ("torch.distributed", "torch.multiprocessing")
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(prefixes)]
+    loggers = [logging.getLogger(name) for name in (*names, "torchelastic-events-null")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
     try:
         yield
     finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+@contextmanager
+def _store_of_each_start() -> Iterator[None]:
+    """The launcher's own store still holds the addresses of the processes before a restart."""
+    name = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
