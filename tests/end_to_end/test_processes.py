@@ -11,7 +11,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import yaml
 
 from tests.end_to_end.project import QUICK, make_project, run
 
@@ -126,12 +125,9 @@ def test_two_machines_share_a_folder(tmp_path, quick, expected):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    local = project / "conf" / "local" / "parameters.yml"
-    parameters = yaml.safe_load(local.read_text())
-    parameters["training"] |= {"machines": 2, "rendezvous": f"127.0.0.1:{port}"}
-    local.write_text(yaml.safe_dump(parameters))
+    shared = f"training.machines=2,training.rendezvous=127.0.0.1:{port}"
     machines = [
-        start(project, ["clickprompt", STAGE, f"--params=training.machine_rank={number}"])
+        start(project, ["clickprompt", STAGE, f"--params={shared},training.machine_rank={number}"])
         for number in range(2)
     ]
     for machine in machines:

@@ -98,7 +98,8 @@ def wait_for(condition, seconds: float = 120) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_learn_what_one_learns(inputs_folder, tmp_path, alone, sharding):
-    changes = {"processes": 2, "sharding": sharding}
+    # So short a time between checkpoints that the clocks of the two differ in what is due.
+    changes = {"processes": 2, "sharding": sharding, "checkpoint_minutes": 1e-4}
     first = pretrain(inputs_folder, tmp_path, **changes)
     second = finetune(inputs_folder, tmp_path, first, **changes)
     for found, expected in zip((first, second), alone, strict=True):

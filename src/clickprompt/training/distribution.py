@@ -53,6 +53,22 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+def from_first(value: Any) -> Any:
+    """What the first process gives, for decisions that all must take alike; alone: ``value``."""
+    if not distributed.is_initialized():
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    return values[0]
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the first one's buffers: each has seen other rows (batch norm)."""
+    if distributed.is_initialized():
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, src=0)
+
+
 def prepare_for_processes(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The model in DDP, its tables with a sparse gradient left out; alone or sharded: itself."""
     if accelerator.num_processes == 1 or isinstance(model, FSDPModule):

@@ -182,6 +182,7 @@ def start_processes(
     # An environment's own number of threads stands for each process, as torchrun has it.
     given = training.threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
     threads = given or max(1, torch.get_num_threads() // training.processes)
+    stopped = None
     with tempfile.TemporaryDirectory(prefix="clickprompt-") as folder, _log_pipe() as speaks:
         errors = Path(folder, "errors")
         errors.mkdir()
@@ -200,11 +201,8 @@ def start_processes(
         try:
             with _quiet_launcher(), _signals_put_back(), _store_of_each_start():
                 elastic_launch(config, _process)(call)
-        except SignalException as stopped:
-            if stopped.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            signal.raise_signal(stopped.sigval)  # as it would have been without processes
-            raise
+        except SignalException as error:
+            stopped = error.sigval
         except ChildFailedError as failed:
             raise _own_error(errors) or _ended(failed, training) from None
         except RendezvousError as error:
@@ -212,6 +210,11 @@ def start_processes(
                 f"{training.machines} machines must meet at training.rendezvous "
                 f"{training.rendezvous} within {SECONDS_TO_MEET} s, got {error}"
             ) from None
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stopped is not None:
+        signal.raise_signal(stopped)  # the end of this process, as it is without others
+        raise ProcessEndedError(f"the processes of {name} were ended by {stopped.name}")
 
 
 def _process(call: _Call) -> None:

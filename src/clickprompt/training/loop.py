@@ -26,10 +26,12 @@ from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
 from clickprompt.training.distribution import (
     exchange_gradients,
+    from_first,
     gradients_stay,
     join_group,
     prepare_for_processes,
     shard,
+    share_buffers,
 )
 from clickprompt.training.divergence import DivergenceWatch
 from clickprompt.training.listener import StageStoppedError, tell_epochs
@@ -42,6 +44,7 @@ from clickprompt.training.optimizer import (
     rate_factor,
     set_rates,
 )
+from clickprompt.training.ranks import world_size
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +151,7 @@ def fit(
                     release_freed_memory()
                     last_release = now
                 bar.advance(len(batches[step]), f"epoch {progress.epoch + 1}{shown}")
-                if now - last_save >= training.checkpoint_minutes * 60:
+                if _save_is_due(training, step, seconds=now - last_save):
                     progress.loss_sum = watch.check_losses(running, progress.epoch)
                     watch.check_weights(model, progress.epoch, progress.step)
                     clock = _count_seconds(progress, clock)
@@ -222,7 +225,8 @@ def _end_epoch(
     objective: Objective, model: nn.Module, progress: Progress, stage: StageParameters
 ) -> bool:
     """Validate, write the history, decide about going on; whether this epoch is the best."""
-    metrics = objective.validate(model)
+    share_buffers(model)
+    metrics = from_first(objective.validate(model))
     entry = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / max(progress.count, 1)}
     progress.history.append(entry | metrics)
     better = True
@@ -240,6 +244,16 @@ def _end_epoch(
     progress.loss_sum = 0.0
     progress.finished = progress.finished or progress.epoch == stage.epochs
     return better
+
+
+def _save_is_due(training: TrainingParameters, step: int, *, seconds: float) -> bool:
+    """Whether a checkpoint is written now; processes have clocks that differ, and must agree."""
+    if training.checkpoint_minutes == 0:
+        return True
+    due = seconds >= training.checkpoint_minutes * 60
+    if world_size() == 1:
+        return due
+    return (step + 1) % STEPS_PER_CHECK == 0 and bool(from_first(due))
 
 
 def _save(
