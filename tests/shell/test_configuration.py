@@ -352,8 +352,8 @@ def test_project_settings_are_accepted_by_kedro():
         ({"processes": 0}, r"training\.processes: .* greater than or equal to 1, got 0"),
         (
             {"processes": 300},
-            r"training\.processes \* training\.machines \* pretrain\.accumulate must be at most "
-            r"pretrain\.batch_size 256, got 300",
+            r"training\.processes \* training\.machines \* backbone\.accumulate must be at most "
+            r"backbone\.batch_size 256, got 300",
         ),
         ({"machines": 2}, r"training: rendezvous must be host:port of machine 0 .* 2, got null"),
         (

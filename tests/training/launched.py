@@ -20,7 +20,7 @@ from clickprompt.training import stages
 from clickprompt.training.result import TrainedModel
 from tests.training.tiny_run import CTR, PROMPTS, training
 
-OPTIMISATION = {"epochs": 2, "batch_size": 64, "clip_norm": 0.5, "warmup": 0.1}
+OPTIMISATION = {"epochs": 2, "batch_size": 32, "clip_norm": 0.5, "warmup": 0.1}
 
 
 def pretrain(inputs: Path, models: Path, **changes: Any) -> TrainedModel:
