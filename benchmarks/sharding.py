@@ -1,7 +1,7 @@
 """What sharding saves: memory of each of two processes, with DDP and with FSDP2.
 
-A random encoder of BERT-base's size (12 layers of 768), DCNv2, K = 5, PA-MLM, float32, two gloo
-processes on this machine, 8 rows of 32 tokens each. Memory is what a process holds beyond that
+A random encoder (6 layers of 512, 8,000 tokens), DCNv2, K = 5, PA-MLM, float32, two gloo processes
+on this machine, 8 rows of 16 tokens each. Memory is what a process holds beyond that
 before the model was built: between two steps, and at its highest in a step.
 
     python -m benchmarks.sharding
@@ -23,9 +23,9 @@ import psutil
 from benchmarks.results import write_result
 
 PROCESSES = 2
-ROWS, TOKENS, SELECTED = 8, 32, 40
-STEPS = 4
-LAYERS, WIDTH = 12, 768
+ROWS, TOKENS, SELECTED = 8, 16, 20
+STEPS = 3
+LAYERS, WIDTH, VOCABULARY = 6, 512, 8_000
 MIB = 2**20
 
 
@@ -48,6 +48,7 @@ def run() -> dict[str, Any]:
                 max_restarts=0,
             )
             results[sharding] = elastic_launch(config, measure)(folder, sharding)[0]
+            print(sharding, results[sharding], flush=True)
     return {"processes": PROCESSES, "layers": LAYERS, "width": WIDTH, **results}
 
 
@@ -128,7 +129,7 @@ def _batch(number: int) -> tuple[Any, ...]:
     drawn: Callable[..., Any] = lambda high, *shape: torch.randint(high, shape, generator=draw)  # noqa: E731
     return (
         drawn(1000, ROWS, 8),
-        drawn(30_000, ROWS, TOKENS),
+        drawn(VOCABULARY, ROWS, TOKENS),
         None,
         drawn(ROWS, SELECTED).sort().values,
         drawn(TOKENS, SELECTED),
@@ -139,6 +140,7 @@ def _write_encoder(folder: Path) -> None:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
+        vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=WIDTH // 64,

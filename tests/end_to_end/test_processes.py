@@ -36,7 +36,7 @@ def start(project: Path, command: list[str], **environment: str) -> subprocess.P
 def torchrun(project: Path, *options: str) -> tuple[int, str]:
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     process = start(project, [*launcher, "-m", "clickprompt", "run", *options])
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     return process.returncode, output + errors
 
 
@@ -131,7 +131,7 @@ def test_two_machines_share_a_folder(tmp_path, quick, expected):
         for number in range(2)
     ]
     for machine in machines:
-        output, errors = machine.communicate(timeout=300)
+        output, errors = machine.communicate(timeout=900)
         assert machine.returncode == 0, output + errors
     found = report(project)
     assert found["processes"] == 2

@@ -218,7 +218,7 @@ def test_two_machines_learn_what_one_process_learns(inputs_folder, tmp_path, alo
     ]
     folders = set()
     for machine in machines:
-        output, errors = machine.communicate(timeout=240)
+        output, errors = machine.communicate(timeout=600)
         assert machine.returncode == 0, errors
         folders.add(output.strip())
     (folder,) = folders
