@@ -1,4 +1,9 @@
-"""Run the project without the ``kedro`` command: ``clickprompt --env=... --params=...``."""
+"""Run the project without the ``kedro`` command: ``clickprompt --env=... --params=...``.
+
+``accelerate launch -m clickprompt run --pipeline=pretrain`` and torchrun start it so, too.
+"""
+
+import sys
 
 from kedro.framework.project import configure_project
 
@@ -8,7 +13,8 @@ def main() -> None:
     configure_project("clickprompt")
     from clickprompt.cli import run
 
-    run(prog_name="clickprompt")
+    arguments = sys.argv[1:]
+    run(arguments[1:] if arguments[:1] == ["run"] else arguments, prog_name="clickprompt")
 
 
 if __name__ == "__main__":

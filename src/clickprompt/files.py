@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def recover_folder(folder: Path) -> bool:
     """Whether ``folder`` exists; puts the old one back if a replacement was interrupted."""
     old = _beside(folder, "old")
     if not folder.exists() and old.exists():
-        old.rename(folder)
+        with suppress(FileNotFoundError):  # another process has put it back
+            old.rename(folder)
     return folder.exists()
 
 

@@ -32,6 +32,7 @@ from pydantic import BaseModel
 from clickprompt.parameters import check_parameters
 from clickprompt.runner import RunInterruptedError
 from clickprompt.training.listener import StageStoppedError
+from clickprompt.training.ranks import follows
 from clickprompt.tuning.trial import running_trial
 
 if TYPE_CHECKING:
@@ -125,18 +126,25 @@ class TrackingHook(MlflowHook):
     It differs from the plugin's hook: typed parameters are logged one by one, for nodes that
     are skipped as up to date too; the tracking database lies in the project whatever the
     working folder is; curves, results, reports and figures are logged as the catalog says; runs
-    whose process vanished are closed at the next start.
+    whose process vanished are closed at the next start. Of several processes that run the same
+    pipeline, the first one alone is tracked.
     """
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Set MLflow up from ``mlflow.yml``."""
+        self._parameters = check_parameters(context.config_loader["parameters"])
+        self._silent = follows(self._parameters.training)
+        if self._silent:
+            self._is_mlflow_enabled = False
+            for name in ("clickprompt", "kedro"):
+                logging.getLogger(name).setLevel(logging.WARNING)
+            return
         mlflow.telemetry.set_telemetry_client()  # off, though MLflow may be imported already
         config = context.config_loader["mlflow"]
         server = config.get("server") or {}
         uri = _in_project(server.get("mlflow_tracking_uri"), context.project_path)
         context.config_loader["mlflow"] = config | {"server": server | {"mlflow_tracking_uri": uri}}
-        self._parameters = check_parameters(context.config_loader["parameters"])
         self._project = context.project_path
         super().after_context_created(context)
 
@@ -145,6 +153,8 @@ class TrackingHook(MlflowHook):
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
         """Start the run and log its parameters and tags."""
+        if self._silent:
+            return
         self._catalog = catalog
         self._tracked: set[str] = set()
         self._figures: dict[str, Any] = {}
@@ -190,6 +200,8 @@ class TrackingHook(MlflowHook):
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
         """Log what was up to date too, so that runs can be compared; end the run."""
+        if self._silent:
+            return
         if self._is_mlflow_enabled:
             for name in sorted(pipeline.datasets() - self._tracked):
                 if _kind(catalog, name) and catalog.exists(name):
@@ -207,6 +219,8 @@ class TrackingHook(MlflowHook):
         catalog: CatalogProtocol,
     ) -> None:
         """Mark the run as failed, or as killed where the user or the search stopped it."""
+        if self._silent:
+            return
         stopped = isinstance(error, RunInterruptedError | StageStoppedError)
         if self._is_mlflow_enabled:
             self._log_figures()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -605,7 +606,26 @@ class TrainingParameters(Parameters):
         "auto", description="auto: bf16 where it is native and quicker than float32"
     )
     device: str = Field("auto", description="auto, cpu, cuda, mps or a numbered device")
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: torch's choice")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of each process; null: torch's choice, divided"
+    )
+    processes: int = Field(
+        1, ge=1, description="that train together on this machine, each with its GPU or its threads"
+    )
+    machines: int = Field(1, ge=1, description="that train together, each with so many processes")
+    machine_rank: int = Field(
+        0, ge=0, description="number of this machine; 0 runs what else there is"
+    )
+    rendezvous: str | None = Field(
+        None, description="host:port of machine 0, the same on all; null: one machine"
+    )
+    restarts: int = Field(
+        1, ge=0, description="from the last checkpoint, when one of several processes ends early"
+    )
+    sharding: Literal["none", "full"] = Field(
+        "none",
+        description="full: each process keeps its share of weights, gradients and optimiser state",
+    )
     folder: str = Field("data/06_models", description="weights, checkpoints and reports by digest")
     checkpoint_minutes: float = Field(
         2.0, ge=0, description="between checkpoints inside an epoch; each epoch end has one"
@@ -619,6 +639,25 @@ class TrainingParameters(Parameters):
         ge=1,
         description="valid rows on which a stage with prompts looks at what they do; null: none",
     )
+
+    @model_validator(mode="after")
+    def _machines(self) -> Self:
+        if self.machines == 1:
+            if self.rendezvous is not None:
+                raise ValueError(
+                    f"rendezvous must be null with machines 1, got {self.rendezvous!r}"
+                )
+        elif self.rendezvous is None:
+            raise ValueError(
+                f"rendezvous must be host:port of machine 0 with machines {self.machines}, got null"
+            )
+        elif not re.fullmatch(r"\S+:[1-9][0-9]{0,4}", self.rendezvous):
+            raise ValueError(f"rendezvous must be host:port, got {self.rendezvous!r}")
+        if self.machine_rank >= self.machines:
+            raise ValueError(
+                f"machine_rank must be in 0..{self.machines - 1}, got {self.machine_rank}"
+            )
+        return self
 
 
 class EvaluationParameters(Parameters):
@@ -816,6 +855,24 @@ class ProjectParameters(Parameters):
         check_adapters_learn(self.plm, self.pretrain)
         return self
 
+    @model_validator(mode="after")
+    def _parts_of_a_batch(self) -> Self:
+        """Every process needs a row of each step, in each part that is accumulated."""
+        processes = self.training.processes * self.training.machines
+        stages = {
+            "backbone": self.backbone,
+            "pretrain": self.pretrain,
+            "finetune.without_plm": self.finetune.without_plm,
+            "finetune.with_plm": self.finetune.with_plm,
+        }
+        for name, stage in stages.items():
+            if processes > 1 and processes * stage.accumulate > stage.batch_size:
+                raise ValueError(
+                    f"training.processes * training.machines * {name}.accumulate must be at most "
+                    f"{name}.batch_size {stage.batch_size}, got {processes * stage.accumulate}"
+                )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, raw: Any) -> Any:
@@ -934,7 +991,7 @@ def _explain(raw: Mapping[str, Any], mistake: dict[str, Any]) -> str:
         return f"{name}: unknown parameter{hint}"
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] in ("missing", "value_error"):
-        return f"{name}: {message}" if name else message
+        return f"{name}: {message}" if name else message  # without a name: of several parameters
     return f"{name}: {message}, got {mistake['input']!r}"
 
 

@@ -29,6 +29,7 @@ class RateProgress:
         done: units that an earlier, interrupted run has finished.
         unit: what is counted: rows, or steps of many rows.
         every_seconds: between two lines of the log form.
+        shown: False says nothing (of several processes one speaks).
     """
 
     def __init__(
@@ -39,15 +40,16 @@ class RateProgress:
         done: int = 0,
         unit: str = "row",
         every_seconds: float = 20.0,
+        shown: bool = True,
     ) -> None:
         self._name, self._total, self._done, self._unit = name, total, done, unit
-        self._every = every_seconds
+        self._every = every_seconds if shown else float("inf")
         self._start = self._last = time.monotonic()
         self._first = done
         self._rows = 0
         console = Console(stderr=True)
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if shown and console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -14,6 +14,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ from pydantic import BaseModel
 
 from clickprompt import __version__
 from clickprompt.files import file_digest
-from clickprompt.parameters import PLMParameters
+from clickprompt.parameters import PLMParameters, TrainingParameters
+from clickprompt.training.ranks import world_size
 
 if TYPE_CHECKING:
     from kedro.io import CatalogProtocol
@@ -32,7 +34,11 @@ if TYPE_CHECKING:
     from kedro.pipeline.node import Node
     from pluggy import PluginManager
 
+    from clickprompt.training.group import RunGroup
+
 logger = logging.getLogger(__name__)
+
+SECONDS_TO_HEAR = 10.0  # what the first process has to say of an error, before this one says it
 
 
 class RunInterruptedError(RuntimeError):
@@ -45,6 +51,9 @@ class UpToDateRunner(SequentialRunner):
     A node without outputs (it shows something) always runs; one whose outputs live in memory
     only runs when a node that reads them does; one with outputs whose files cannot be seen (remote
     or versioned) always runs.
+
+    Where several processes run the same pipeline (`clickprompt.training.group`), the first one does
+    so; the others take part in the nodes with the tag ``training`` and save nothing.
 
     Args:
         is_async: load and save with threads, as Kedro's runners.
@@ -72,8 +81,31 @@ class UpToDateRunner(SequentialRunner):
         hook_manager: PluginManager | None = None,
         run_id: str | None = None,
     ) -> None:
+        group = _run_group(catalog)
+        if group is None:
+            self._run_nodes(pipeline, catalog, hook_manager, run_id)
+        elif group.leads:
+            try:
+                self._run_nodes(pipeline, catalog, hook_manager, run_id, group)
+            except BaseException as error:
+                group.fail(error)
+                raise
+            group.finish()
+        else:
+            _follow(group, pipeline, catalog)
+
+    def _run_nodes(
+        self,
+        pipeline: Pipeline,
+        catalog: CatalogProtocol,
+        hook_manager: PluginManager | None,
+        run_id: str | None,
+        group: RunGroup | None = None,
+    ) -> None:
         stamps = self._stamp_datasets(pipeline, catalog)
         nodes = self._stale_nodes(pipeline, catalog, stamps)
+        if group:
+            group.tell(nodes=[node.name for node in nodes])
         for node in pipeline.nodes:
             if node not in nodes:
                 logger.info("up to date: %s", node.name)
@@ -88,6 +120,8 @@ class UpToDateRunner(SequentialRunner):
                 if files := _files(catalog, name):
                     self._stamps.record(files, stamps[_plain(name)])
             self._release_datasets(node, catalog, load_counts, pipeline)
+            if group:
+                group.tell(done=node.name)
 
     def _stamp_datasets(self, pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, str]:
         """Stamp of every dataset of ``pipeline``, known before anything runs."""
@@ -133,6 +167,34 @@ class UpToDateRunner(SequentialRunner):
     def _is_stale(self, catalog: CatalogProtocol, name: str, stamp: str) -> bool:
         files = _files(catalog, name)
         return not files or self._stamps.recorded(files) != stamp
+
+
+def _run_group(catalog: CatalogProtocol) -> RunGroup | None:
+    """Asked without torch where there is one process."""
+    raw = catalog.load("parameters") if "parameters" in catalog else {}
+    training = TrainingParameters.model_validate(raw.get("training", {}))
+    if world_size() == 1 and training.processes * training.machines == 1:
+        return None
+    from clickprompt.training.group import run_group
+
+    return run_group(training)
+
+
+def _follow(group: RunGroup, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    """Train with the first process, and wait for it in between."""
+    nodes = {node.name: node for node in pipeline.nodes}
+    for name in group.hear()["nodes"]:
+        node = nodes[name]
+        if "training" in node.tags:
+            try:
+                node.run({read: catalog.load(read) for read in node.inputs})
+            except Exception:
+                # The same error ends the first process, or the loss of the first one is this error.
+                with suppress(TimeoutError):
+                    group.hear(seconds=SECONDS_TO_HEAR)
+                raise
+        group.hear()
+    group.hear()
 
 
 class Stamps:

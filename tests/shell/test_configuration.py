@@ -451,3 +451,40 @@ def test_project_settings_are_accepted_by_kedro():
         "TrackingHook",
     ]
     assert list(settings.DISABLE_HOOKS_FOR_PLUGINS) == ["kedro_mlflow"]
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"processes": 0}, r"training\.processes: .* greater than or equal to 1, got 0"),
+        (
+            {"processes": 300},
+            r"training\.processes \* training\.machines \* backbone\.accumulate must be at most "
+            r"backbone\.batch_size 256, got 300",
+        ),
+        ({"machines": 2}, r"training: rendezvous must be host:port of machine 0 .* 2, got null"),
+        (
+            {"rendezvous": "10.0.0.5:29400"},
+            r"training: rendezvous must be null with machines 1, got '10\.0\.0\.5:29400'",
+        ),
+        (
+            {"machines": 2, "rendezvous": "10.0.0.5"},
+            r"training: rendezvous must be host:port, got '10\.0\.0\.5'",
+        ),
+        (
+            {"machines": 2, "rendezvous": "a:29400", "machine_rank": 2},
+            r"training: machine_rank must be in 0\.\.1, got 2",
+        ),
+        ({"restarts": -1}, r"training\.restarts: .* greater than or equal to 0, got -1"),
+        ({"sharding": "some"}, r"training\.sharding: .* 'none' or 'full', got 'some'"),
+    ],
+)
+def test_mistakes_in_processes_and_machines_are_named(training, message):
+    raw = loader("base", pretrain={"batch_size": 256}, training=training)["parameters"]
+    with pytest.raises(ParameterError, match=message):
+        check_parameters(raw)
+
+
+def test_a_batch_has_a_row_for_every_process():
+    raw = loader("base", training={"processes": 128, "machines": 2, "rendezvous": "a:1"})
+    assert check_parameters(raw["parameters"]).training.processes == 128

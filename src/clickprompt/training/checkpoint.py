@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from clickprompt.files import recover_folder
+from clickprompt.training.distribution import full_tensors, load_weights, share_like
 from clickprompt.training.files import (
     check_folder,
     load_tensors,
@@ -58,11 +59,16 @@ class Progress(BaseModel):
 class Checkpoints:
     """The last checkpoint and the best weights of one stage.
 
+    Sharded tensors are saved whole, so a checkpoint goes on with any number of processes; each of
+    them must then call ``save`` and ``save_best``.
+
     Args:
         folder: the stage's own folder.
+        writes: whether this process writes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self._writes = writes
         self._last = folder / "checkpoint"
         self._best = folder / "best"
 
@@ -84,13 +90,16 @@ class Checkpoints:
         Raises:
             OSError: it could not be written; the one before is unchanged.
         """
+        weights = full_tensors(model.state_dict(), keep=self._writes)
+        state = full_tensors(optimizer_tensors(optimizer), keep=self._writes)
 
         def write(folder: Path) -> None:
-            save_tensors(folder / "model.safetensors", model.state_dict())
-            save_tensors(folder / "optimizer.safetensors", optimizer_tensors(optimizer))
+            save_tensors(folder / "model.safetensors", weights)
+            save_tensors(folder / "optimizer.safetensors", state)
             (folder / "progress.json").write_text(progress.model_dump_json(), encoding="utf-8")
 
-        write_folder(self._last, write)
+        if self._writes:
+            write_folder(self._last, write)
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
         """Put the last checkpoint into model and optimiser; None when there is none.
@@ -101,23 +110,26 @@ class Checkpoints:
         if not recover_folder(self._last):
             return None
         check_folder(self._last)
-        model.load_state_dict(load_tensors(self._last / "model.safetensors"))
-        load_optimizer_tensors(optimizer, load_tensors(self._last / "optimizer.safetensors"))
+        load_weights(model, load_tensors(self._last / "model.safetensors"))
+        state = load_tensors(self._last / "optimizer.safetensors")
+        load_optimizer_tensors(optimizer, share_like(optimizer, state))
         return self.position()
 
     def save_best(self, model: nn.Module) -> None:
         """Keep these weights as the best so far."""
+        weights = full_tensors(model.state_dict(), keep=self._writes)
 
         def write(folder: Path) -> None:
-            save_tensors(folder / "model.safetensors", model.state_dict())
+            save_tensors(folder / "model.safetensors", weights)
 
-        write_folder(self._best, write)
+        if self._writes:
+            write_folder(self._best, write)
 
     def load_best(self, model: nn.Module) -> None:
         """Put the best weights back into the model."""
         recover_folder(self._best)
         check_folder(self._best)
-        model.load_state_dict(load_tensors(self._best / "model.safetensors"))
+        load_weights(model, load_tensors(self._best / "model.safetensors"))
 
     def remove(self) -> None:
         """Delete both, when nobody goes on from them, and the stage's folder if it is empty."""

@@ -24,7 +24,8 @@ from clickprompt.evaluation.metrics import summarise
 from clickprompt.modality import ModelInput, TextBatcher
 from clickprompt.models.clickprompt import PromptUse
 from clickprompt.parameters import TrainingParameters
-from clickprompt.plm.observation import PromptShares
+from clickprompt.plm.observation import Observer, PromptShares
+from clickprompt.training.distribution import call_within
 from clickprompt.training.machine import Machine
 from clickprompt.training.objectives import (
     TOKEN_MULTIPLE,
@@ -149,13 +150,16 @@ def prompt_attention(
             alike_P1 = shares.indifferent_BN.flatten()[:, None]
             indifferent[shares.layer].append(_sums(alike_P1, group_P, padding)[:, 0])
 
+        def forward(x_id_BF: Tensor, *text: Tensor | None, add: Observer = add) -> None:
+            parts.encoder(*text, parts.generator(parts.ctr.representation(x_id_BF)), observe=add)
+
         with machine.autocast():
-            representation_BD = parts.ctr.representation(to_device(batch.x_id_BF, machine.device))
-            parts.encoder(
+            call_within(
+                model,
+                forward,
+                to_device(batch.x_id_BF, machine.device),
                 to_device(token_ids_BN, machine.device),
                 text_mask(batch, machine.device),
-                parts.generator(representation_BD),
-                observe=add,
             )
     layers = [
         _layer(

@@ -15,6 +15,7 @@ from torch import nn
 
 from clickprompt.ctr import FeatureEmbedding
 from clickprompt.training.checkpoint import Checkpoints
+from clickprompt.training.distribution import full_tensor
 from clickprompt.training.objectives import Objective
 
 ROWS_FILE = "not_finite.json"  # in the stage's folder, beside the checkpoint
@@ -82,7 +83,8 @@ class DivergenceWatch:
             DivergedError: a weight is not finite; names it, the step that broke it, that step's
                 rows and the last checkpoint.
         """
-        broken = [name for name, tensor in model.state_dict().items() if not _finite(tensor)]
+        state = model.state_dict().items()
+        broken = [name for name, tensor in state if not _finite(full_tensor(tensor))]
         if not broken:
             return
         tables = {
@@ -99,7 +101,7 @@ class DivergenceWatch:
     @torch.no_grad()
     def _last_read(self, table: FeatureEmbedding, epoch: int, steps: int) -> int:
         """The first step after which a row that is not finite was not read any more."""
-        broken_R = ~table.weight.isfinite().all(dim=1)
+        broken_R = ~full_tensor(table.weight).isfinite().all(dim=1)
         batches = self._objective.batches(epoch)
         first = steps - 1
         for step in reversed(range(steps)):

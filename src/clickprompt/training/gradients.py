@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from clickprompt.training.checkpoint import Progress
+from clickprompt.training.distribution import common_norm
 from clickprompt.training.optimizer import PARTS, dense_gradients
 
 # Steps of an epoch that are measured: enough for a curve, too few to cost time.
@@ -17,6 +18,7 @@ def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
     Args:
         optimizer: from `build_optimizer`, with gradients; sparse ones are coalesced in place.
+            Where they are sharded every process must call.
 
     Returns:
         ``ctr``, ``prompts``, ``plm`` and ``head``, as the learning rates are called, where a part
@@ -26,11 +28,7 @@ def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     for group in optimizer.param_groups:
         part = PARTS[group["name"].split(".")[0]].removeprefix("learning_rate_")
         parts.setdefault(part, []).extend(dense_gradients(group["params"]))
-    norms = {
-        part: torch.nn.utils.get_total_norm(gradients)
-        for part, gradients in parts.items()
-        if gradients
-    }
+    norms = {part: common_norm(gradients) for part, gradients in parts.items() if gradients}
     if len(norms) > 1:
         norms["total"] = torch.stack(list(norms.values())).norm()
     return norms

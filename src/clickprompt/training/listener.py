@@ -45,6 +45,11 @@ def listening(listener: EpochListener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
+def is_listening() -> bool:
+    """Whether there is a listener; it is one of this process only."""
+    return _LISTENER.get() is not None
+
+
 def tell_epochs(stage: str, history: History) -> None:
     """Call the listener, if there is one."""
     listener = _LISTENER.get()

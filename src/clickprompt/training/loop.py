@@ -24,7 +24,15 @@ from clickprompt.parameters import (
 )
 from clickprompt.progress import RateProgress
 from clickprompt.training.checkpoint import Checkpoints, Progress
-from clickprompt.training.distribution import exchange_sparse_gradients, prepare_for_processes
+from clickprompt.training.distribution import (
+    exchange_gradients,
+    from_first,
+    gradients_stay,
+    join_group,
+    prepare_for_processes,
+    shard,
+    share_buffers,
+)
 from clickprompt.training.divergence import DivergenceWatch
 from clickprompt.training.gradients import GradientWatch
 from clickprompt.training.listener import StageStoppedError, tell_epochs
@@ -32,10 +40,12 @@ from clickprompt.training.machine import Machine, release_freed_memory, seed_dev
 from clickprompt.training.objectives import Objective
 from clickprompt.training.optimizer import (
     build_optimizer,
+    choose_sparse_gradients,
     clip_gradients,
     rate_factor,
     set_rates,
 )
+from clickprompt.training.ranks import world_size
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +93,15 @@ def fit(
         OSError: a checkpoint could not be written; the last one is unchanged.
         StageStoppedError: the listener ended the stage.
     """
+    join_group(machine.device)
     accelerator = Accelerator(cpu=machine.device.type == "cpu")
-    optimizer = build_optimizer(model.to(machine.device), stage)
+    model.to(machine.device)
+    if training.sharding == "full" and accelerator.num_processes > 1:
+        choose_sparse_gradients(model, stage)
+        shard(model, machine.device)
+    optimizer = build_optimizer(model, stage)
     rates = [group["lr"] for group in optimizer.param_groups]
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, writes=accelerator.is_main_process)
     progress = checkpoints.load(model, optimizer) or Progress()
     if progress.epoch or progress.step:
         logger.info(
@@ -110,7 +125,7 @@ def fit(
     gradients = GradientWatch(optimizer, steps=steps)
     last_save = last_release = clock = time.monotonic()
     drawn = progress.epoch
-    bar = RateProgress(name, total=total, done=done, unit="step")
+    bar = RateProgress(name, total=total, done=done, unit="step", shown=accelerator.is_main_process)
     with bar:
         while not progress.finished:
             if drawn != progress.epoch:
@@ -141,7 +156,7 @@ def fit(
                     release_freed_memory()
                     last_release = now
                 bar.advance(len(batches[step]), f"epoch {progress.epoch + 1}{shown}")
-                if now - last_save >= training.checkpoint_minutes * 60:
+                if _save_is_due(training, step, seconds=now - last_save):
                     progress.loss_sum = watch.check_losses(running, progress.epoch)
                     watch.check_weights(model, progress.epoch, progress.step)
                     gradients.read(progress)
@@ -151,7 +166,7 @@ def fit(
             watch.check_weights(model, progress.epoch, progress.step)
             better = _end_epoch(objective, model, progress, stage)
             release_freed_memory()
-            if better and objective.criterion and accelerator.is_main_process:
+            if better and objective.criterion:
                 checkpoints.save_best(model)
             clock = _count_seconds(progress, clock)
             progress.history[-1]["seconds"] = round(progress.seconds, 3)
@@ -160,6 +175,7 @@ def fit(
             last_save = time.monotonic()
             _tell(name, progress, checkpoints)
     if objective.criterion and progress.best_epoch is not None:
+        accelerator.wait_for_everyone()  # until the best weights are written
         checkpoints.load_best(model)
     if accelerator.num_processes > 1:
         accelerator.free_memory()
@@ -201,14 +217,14 @@ def _step(
         # Dropout follows from the position, so a continued run draws the same.
         seed_device(device, _mix(seed, epoch, step, accelerator.process_index, number))
         last = number == stage.accumulate - 1
-        with nullcontext() if last or processes == 1 else accelerator.no_sync(model):
+        with nullcontext() if last or processes == 1 else gradients_stay(model):
             loss = objective.loss_sum(model, part)
             accelerator.backward(loss * share)
         if share:
             loss_sum += loss.detach()
     if processes > 1:
         loss_sum = accelerator.reduce(loss_sum, reduction="sum")
-        exchange_sparse_gradients(trained, accelerator)
+        exchange_gradients(trained, model, accelerator)
     if gradients is not None:
         gradients.measure(epoch, step)
     if stage.clip_norm is not None:
@@ -222,7 +238,8 @@ def _end_epoch(
     objective: Objective, model: nn.Module, progress: Progress, stage: StageParameters
 ) -> bool:
     """Validate, write the history, decide about going on; whether this epoch is the best."""
-    metrics = objective.validate(model)
+    share_buffers(model)
+    metrics = from_first(objective.validate(model))
     entry = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / max(progress.count, 1)}
     progress.history.append(entry | metrics)
     better = True
@@ -242,6 +259,16 @@ def _end_epoch(
     return better
 
 
+def _save_is_due(training: TrainingParameters, step: int, *, seconds: float) -> bool:
+    """Whether a checkpoint is written now; processes have clocks that differ, and must agree."""
+    if training.checkpoint_minutes == 0:
+        return True
+    due = seconds >= training.checkpoint_minutes * 60
+    if world_size() == 1:
+        return due
+    return (step + 1) % STEPS_PER_CHECK == 0 and bool(from_first(due))
+
+
 def _save(
     accelerator: Accelerator,
     checkpoints: Checkpoints,
@@ -250,8 +277,7 @@ def _save(
     progress: Progress,
 ) -> None:
     """One process writes."""
-    if accelerator.is_main_process:
-        checkpoints.save(model, optimizer, progress)
+    checkpoints.save(model, optimizer, progress)
     accelerator.wait_for_everyone()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from clickprompt.parameters import TrainingParameters
+from clickprompt.training.ranks import local_rank, world_size
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ def choose_machine(training: TrainingParameters) -> Machine:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     else:
         name = training.device
+    if name == "cuda" and world_size() > 1:  # a GPU for each process
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

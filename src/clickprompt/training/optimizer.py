@@ -12,6 +12,7 @@ from torch.optim.adam import adam
 
 from clickprompt.ctr import FeatureEmbedding
 from clickprompt.parameters import StageParameters
+from clickprompt.training.distribution import common_norm, own_share
 
 # Part of the model (first component of a parameter's name) -> its learning rate.
 PARTS = {
@@ -156,6 +157,14 @@ def _decay(part: str, kind: str, stage: StageParameters) -> float:
     return stage.weight_decay_plm if part in ("encoder", "mlm_head") else stage.weight_decay
 
 
+def choose_sparse_gradients(model: nn.Module, stage: StageParameters) -> None:
+    """Tell each embedding table whether its gradient is sparse (``stage.embedding_updates``)."""
+    for embedding in feature_embeddings(model):
+        embedding.sparse_gradient = stage.embedding_updates == "batch_rows" or (
+            stage.embedding_updates == "auto" and len(embedding.weight) >= BATCH_ROWS_FROM
+        )
+
+
 def build_optimizer(
     model: nn.Module, stage: StageParameters, *, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
@@ -163,10 +172,7 @@ def build_optimizer(
 
     Tells each embedding table whether its gradient is sparse (``stage.embedding_updates``).
     """
-    for embedding in feature_embeddings(model):
-        embedding.sparse_gradient = stage.embedding_updates == "batch_rows" or (
-            stage.embedding_updates == "auto" and len(embedding.weight) >= BATCH_ROWS_FROM
-        )
+    choose_sparse_gradients(model, stage)
     return LazyAdam(
         parameter_groups(model, stage),
         betas=betas,
@@ -178,10 +184,9 @@ def build_optimizer(
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> None:
     """Scale all gradients so that their common norm is at most ``limit``; sparse ones as well."""
     gradients = dense_gradients(parameters)
-    norm = torch.nn.utils.get_total_norm(gradients)
-    factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
+    factor = torch.clamp(limit / (common_norm(gradients) + 1e-6), max=1.0)
     for gradient in gradients:
-        gradient.mul_(factor)
+        own_share(gradient).mul_(factor)
 
 
 def dense_gradients(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:

@@ -42,6 +42,7 @@ from clickprompt.progress import clock
 from clickprompt.prompts import AnyGenerator, build_generator
 from clickprompt.training.checkpoint import Progress
 from clickprompt.training.diagnostics import diagnose, diagnostic_rows
+from clickprompt.training.distribution import full_tensors, join_group, wait_for_all
 from clickprompt.training.files import (
     check_folder,
     load_tensors,
@@ -49,6 +50,7 @@ from clickprompt.training.files import (
     write_folder,
 )
 from clickprompt.training.inputs import check_ids_once, check_texts
+from clickprompt.training.launch import ProcessesNeededError, in_processes
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import (
@@ -59,6 +61,7 @@ from clickprompt.training.objectives import (
     Split,
 )
 from clickprompt.training.optimizer import PARTS
+from clickprompt.training.ranks import starts_processes, world_size, writes
 from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS, TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ FULL = "full"
 SPLITS: tuple[Split, Split] = ("valid", "test")
 
 
+@in_processes
 def train_backbone(
     *,
     model_input: ModelInput,
@@ -91,6 +95,7 @@ def train_backbone(
     return _run("backbone", build, model_input, settings, stage, training, seed)
 
 
+@in_processes
 def pretrain(
     *,
     model_input: ModelInput,
@@ -160,6 +165,7 @@ def pretrain(
     )
 
 
+@in_processes
 def finetune_without_plm(
     *,
     model_input: ModelInput,
@@ -189,6 +195,7 @@ def finetune_without_plm(
     )
 
 
+@in_processes
 def finetune_with_plm(
     *,
     model_input: ModelInput,
@@ -263,6 +270,9 @@ def _run(
         logger.info("%s is up to date: %s", name, folder)
         finished = _with_diagnostics(finished, build, machine, model_input, training)
         return _with_splits(finished, build, machine, model_input, training)
+    if starts_processes(training):
+        raise ProcessesNeededError(f"{name}-{digest[:16]}")
+    join_group(machine.device)
 
     model, objective = build(machine)
     check_ids_once(model_input, model)
@@ -281,6 +291,7 @@ def _run(
         machine.device,
         torch.get_num_threads(),
     )
+    wait_for_all()  # each has read that there is no result before one of them writes it
     predictions = metrics = None
     if stage.epochs:
         progress = fit(
@@ -318,6 +329,7 @@ def _run(
         "variant": variant,
         "versions": _versions(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
         "parameter_counts": _parameter_counts(model),
         "trained_parameter_counts": _parameter_counts(model, trained=True),
         "history": progress.history,
@@ -327,9 +339,10 @@ def _run(
         "metrics": metrics or _at_epoch(progress.history, progress.best_epoch),
         "seconds": round(progress.seconds, 3),
     }
-    _save_result(folder / "result", model, predictions, report)
-    for left in ("checkpoint", "best"):
-        shutil.rmtree(folder / left, ignore_errors=True)
+    _save_result(folder / "result", model, predictions, report, training)
+    if writes(training):
+        for left in ("checkpoint", "best"):
+            shutil.rmtree(folder / left, ignore_errors=True)
     logger.info("%s took %s: %s", name, clock(progress.seconds), folder)
     return TrainedModel(stage=name, digest=digest, folder=str(folder / "result"), report=report)
 
@@ -344,15 +357,24 @@ def _finished(name: str, digest: str, folder: Path) -> TrainedModel | None:
 
 
 def _save_result(
-    folder: Path, model: nn.Module, predictions: pd.DataFrame | None, report: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    predictions: pd.DataFrame | None,
+    report: dict[str, Any],
+    training: TrainingParameters,
 ) -> None:
+    """One process writes; all return when it has."""
+    weights = full_tensors(model.state_dict(), keep=writes(training))
+
     def write(aside: Path) -> None:
-        save_tensors(aside / WEIGHTS, model.state_dict())
+        save_tensors(aside / WEIGHTS, weights)
         if predictions is not None:
             predictions.to_parquet(aside / PREDICTIONS, index=False)
         (aside / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
-    write_folder(folder, write)
+    if writes(training):
+        write_folder(folder, write)
+    wait_for_all()
 
 
 def _with_diagnostics(
@@ -385,7 +407,7 @@ def _with_diagnostics(
     report = report | {"diagnostics": found}
     predicted = trained.predictions_path
     predictions = pd.read_parquet(predicted) if predicted.exists() else None
-    _save_result(folder, model, predictions, report)
+    _save_result(folder, model, predictions, report, training)
     return trained.model_copy(update={"report": report})
 
 
@@ -411,7 +433,8 @@ def _with_splits(
         test = _predictions(model_input, objective, model, SPLITS[1:])
         valid = pd.read_parquet(trained.predictions_path)
         report = report | {"metrics": report["metrics"] | _metrics(test)}
-        _save_result(folder, model, pd.concat([valid, test], ignore_index=True), report)
+        predictions = pd.concat([valid, test], ignore_index=True)
+        _save_result(folder, model, predictions, report, training)
     elif not training.test:
         metrics = {k: v for k, v in report["metrics"].items() if not k.startswith("test_")}
         report = report | {"metrics": metrics}

@@ -77,8 +77,8 @@ def tune_project(search: ProjectSearch) -> tuple[TunedStudy, Path, Path]:
     Raises:
         ParameterError: parameters or space cannot be used.
         StudyError: see :func:`~clickprompt.tuning.study.tune`.
-        ValueError: optuna is missing, study or environment cannot have this name, or ``params``
-            names what is tuned.
+        ValueError: optuna is missing, study or environment cannot have this name, ``params`` names
+            what is tuned, or training shall have several processes.
     """
     loader = settings.CONFIG_LOADER_CLASS(
         conf_source=str(search.project / settings.CONF_SOURCE),
@@ -88,6 +88,11 @@ def tune_project(search: ProjectSearch) -> tuple[TunedStudy, Path, Path]:
     )
     raw = loader["parameters"]
     parameters = check_parameters(raw)
+    if parameters.training.processes * parameters.training.machines > 1:
+        raise ValueError(
+            f"training.processes and training.machines must be 1 for kedro tune, got "
+            f"{parameters.training.processes} and {parameters.training.machines}"
+        )
     space, _ = check_space(raw, search.stage)
     import_optuna()
     name = search.study or f"{search.env or 'base'}_{parameters.ctr.name}_{search.stage}"
