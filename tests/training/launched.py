@@ -24,7 +24,7 @@ OPTIMISATION = {"epochs": 2, "batch_size": 32, "clip_norm": 0.5, "warmup": 0.1}
 
 
 def pretrain(inputs: Path, models: Path, **changes: Any) -> TrainedModel:
-    """``changes`` are of the training parameters."""
+    """``changes`` are of the training parameters; ``plm`` and ``prompts`` change those."""
     return stages.pretrain(
         **_shared(inputs, models, changes),
         stage=PretrainParameters(**OPTIMISATION, weight_decay=0.01, validation_rows=50),
@@ -41,11 +41,12 @@ def finetune(inputs: Path, models: Path, pretrained: TrainedModel, **changes: An
 
 
 def _shared(inputs: Path, models: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    plm, prompts = changes.pop("plm", {}), changes.pop("prompts", {})
     return {
         "model_input": ModelInput.open(inputs / "model_input"),
         "ctr": CTR,
-        "plm": PLMParameters(source=str(inputs / "plm"), keep_layers=None, dropout=0.0),
-        "prompts": PROMPTS,
+        "plm": PLMParameters(source=str(inputs / "plm"), keep_layers=None, dropout=0.0, **plm),
+        "prompts": PROMPTS.model_copy(update=prompts),
         "training": training(models, threads=1, **changes),
         "seed": 3,
     }

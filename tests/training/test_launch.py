@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from clickprompt.training.divergence import DivergedError
 from clickprompt.training.launch import ProcessEndedError, ProcessFailedError, check_processes
 from clickprompt.training.listener import listening
 from tests.training.launched import finetune, pretrain
-from tests.training.tiny_run import CTR, training
+from tests.training.tiny_run import CTR, make_inputs, training
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,15 @@ def losses(trained) -> list[float]:
         for key, value in entry.items()
         if key not in ("epoch", "seconds")
     ]
+
+
+def numbers_in(report) -> list[float]:
+    """All numbers of nested lists and dicts, in their order."""
+    if isinstance(report, dict):
+        report = list(report.values())
+    if isinstance(report, list):
+        return [number for entry in report for number in numbers_in(entry)]
+    return [] if report is None else [float(report)]
 
 
 def weights(trained) -> dict[str, torch.Tensor]:
@@ -109,10 +119,34 @@ def test_two_processes_learn_what_one_learns(inputs_folder, tmp_path, alone, sha
         assert found.report["processes"] == 2
         assert expected.report["processes"] == 1
         assert found.report["parameter_counts"] == expected.report["parameter_counts"]
+        for looked_at in ("gradient_norms", "diagnostics"):
+            numbers = numbers_in(expected.report[looked_at])
+            assert len(numbers) > 4
+            assert numbers_in(found.report[looked_at]) == pytest.approx(numbers, rel=1e-3, abs=1e-5)
         assert sorted(p.name for p in Path(found.folder).iterdir()) == sorted(
             p.name for p in Path(expected.folder).iterdir()
         )
         assert [p.name for p in Path(found.folder).parent.iterdir()] == ["result"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize(
+    ("prompts", "plm", "causal"),
+    [
+        ({"layout": "hidden_state"}, {"gradient_checkpointing": True}, False),
+        ({"layout": "input_only"}, {"lora": {"rank": 2}}, False),
+        ({"layout": "none"}, {}, False),
+        ({}, {"freeze_layers": 1, "gradient_checkpointing": True}, True),
+    ],
+)
+def test_two_processes_learn_every_layout_and_adaptation(tmp_path, sharding, prompts, plm, causal):
+    make_inputs(tmp_path, ratings=300, causal=causal)
+    changes = {"prompts": prompts, "plm": plm}
+    expected = pretrain(tmp_path, tmp_path / "one", **deepcopy(changes))
+    found = pretrain(tmp_path, tmp_path / "two", processes=2, sharding=sharding, **changes)
+    assert losses(found) == pytest.approx(losses(expected), rel=1e-5)
+    assert_same_model(weights(found), weights(expected), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
