@@ -80,6 +80,8 @@ def check_command(words: list[str]) -> None:
         assert words == ["source", f"{makefile_value('VENV')}/bin/activate"]
     elif words[:2] == ["python", "-m"]:
         check_module(words[2], words[3:])
+    elif words[0] in ("accelerate", "torchrun"):
+        check_launcher(words)
     else:
         pytest.fail(f"no rule says how to check {words}")
 
@@ -137,6 +139,20 @@ def check_module(module: str, words: list[str]) -> None:
         assert not word.startswith("-") or word in done.stdout
 
 
+def check_launcher(words: list[str]) -> None:
+    """The launcher's options against its own help; then what it launches."""
+    launcher, launched = words[: words.index("-m")], words[words.index("-m") + 1 :]
+    options = [word for word in launcher if word.startswith("--")]
+    program = str(Path(sys.executable).with_name(launcher[0]))
+    commands = [word for word in launcher[1:2] if not word.startswith("-")]
+    done = subprocess.run(
+        [program, *commands, "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(option in done.stdout for option in options)
+    assert launched[0] == "clickprompt"
+    check_command(["kedro", *launched[1:]])
+
+
 @pytest.mark.parametrize("block", SHELL_BLOCKS, ids=str)
 def test_shell_block(block: Block):
     assert commands(block)
@@ -163,6 +179,8 @@ def test_a_wrong_command_would_be_noticed():
         "python -m benchmarks speed",
         "python -m benchmarks.accuracy --seed-list=1",
         "pip install clickprompt",
+        "torchrun --processes 2 -m clickprompt run",
+        "accelerate launch -m clickprompt run --params=training.process=2",
     ]
     for line in wrong:
         block = Block("x", 1, "sh", line)

@@ -167,6 +167,10 @@ def test_a_dump_has_the_values_that_were_chosen_and_is_itself_a_configuration():
             {"finetune": {"with_plm": {"pool_prompts": True}}},
             r"  finetune\.with_plm\.pool_prompts must be false with prompts\.layout key_value",
         ),
+        (
+            {"prompts": {"layout": "input_only"}, "plm": {"freeze_layers": 1}},
+            r"plm\.freeze_layers must be 0 with prompts\.layout input_only, .*, got 1",
+        ),
         ({"prompts": {"layout": "prefix"}}, r"(?s)1 parameter .*prompts\.layout: .*, got 'prefix'"),
         ({"plm": {"position_offset": -1}}, r"plm\.position_offset: .*equal to 0, got -1"),
         ({"pretrain": {"epochs": -1}}, r"pretrain\.epochs: .*equal to 0, got -1"),
