@@ -33,8 +33,12 @@ def start(project: Path, command: list[str], **environment: str) -> subprocess.P
     )
 
 
-def torchrun(project: Path, *options: str) -> tuple[int, str]:
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
+# Without --multi_gpu accelerate starts one process where it finds no GPUs.
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2")
+
+
+def launch(project: Path, *options: str, launcher: tuple[str, ...] = TORCHRUN) -> tuple[int, str]:
     process = start(project, [*launcher, "-m", "clickprompt", "run", *options])
     output, errors = process.communicate(timeout=900)
     return process.returncode, output + errors
@@ -86,20 +90,21 @@ def test_a_parameter_starts_the_processes(tmp_path, quick, expected):
     assert tracked.data.metrics["pretrain/train_loss"] == found["history"][-1]["train_loss"]
 
 
-def test_torchrun_starts_the_processes(tmp_path, quick, expected):
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_a_launcher_starts_the_processes(tmp_path, quick, expected, launcher):
     """One of them converts the data, writes and is tracked."""
     project = make_project(tmp_path, ratings=FEW, **quick)
-    code, said = torchrun(project, STAGE)
+    code, said = launch(project, STAGE, launcher=launcher)
     assert code == 0, said
     found = report(project)
     assert found["processes"] == 2
     assert losses(found) == pytest.approx(expected, rel=1e-5)
     (tracked,) = runs(project)
     assert tracked.info.status == "FINISHED"
-    assert said.count("running: pretrain.") == 1
+    assert said.count("running: pretrain.pretrain_with_prompts") == 1
     assert said.count("pretrain epoch 1 of 2") == 1
 
-    code, said = torchrun(project, STAGE)
+    code, said = launch(project, STAGE, launcher=launcher)
     assert code == 0, said
     assert "up to date: pretrain" in said
 
@@ -107,7 +112,7 @@ def test_torchrun_starts_the_processes(tmp_path, quick, expected):
 def test_a_failure_of_the_first_process_ends_the_others(tmp_path, quick):
     project = make_project(tmp_path, ratings=FEW, **quick)
     (project / "data" / "01_raw" / "synthetic" / "movies.csv").write_text("nonsense\n")
-    code, said = torchrun(project, STAGE)
+    code, said = launch(project, STAGE)
     assert code != 0
     assert "process 1 of 2 ends because the first one ended" in said
     assert {r.info.status for r in runs(project)} == {"FAILED"}
@@ -115,7 +120,7 @@ def test_a_failure_of_the_first_process_ends_the_others(tmp_path, quick):
 
 def test_a_failure_in_training_ends_all(tmp_path, quick):
     project = make_project(tmp_path, ratings=FEW, **quick)
-    code, said = torchrun(project, STAGE, "--params=pretrain.learning_rate_ctr=1e30")
+    code, said = launch(project, STAGE, "--params=pretrain.learning_rate_ctr=1e30")
     assert code != 0
     assert "pretrain must be finite" in said
 
