@@ -51,6 +51,10 @@ def start(inputs_folder: Path, models: Path) -> subprocess.Popen[str]:
     )
 
 
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
 def steps_done(models: Path, stage: str) -> tuple[int, int]:
     for path in models.glob(f"{stage}/*/checkpoint/progress.json"):
         try:
@@ -86,9 +90,7 @@ def test_a_killed_run_continues_to_bit_identical_weights(inputs_folder, tmp_path
         assert ours.keys() == theirs.keys()
         for name, tensor in theirs.items():
             assert torch.equal(ours[name], tensor), f"{stage}: {name}"
-        found, wanted = (
-            json.loads((Path(f) / "report.json").read_text()) for f in (folder, expected)
-        )
+        found, wanted = (report_of(Path(f)) for f in (folder, expected))
         for entry, other in zip(found["history"], wanted["history"], strict=True):
             assert {**entry, "seconds": 0} == {**other, "seconds": 0}
         assert found["gradient_norms"] == wanted["gradient_norms"]
@@ -141,8 +143,7 @@ def test_the_result_holds_the_best_epoch_and_its_predictions(model_input, tmp_pa
 
 def test_without_the_plm_it_is_the_backbone_in_size(uninterrupted):
     backbone, _, alone, together = (
-        json.loads((folder / "report.json").read_text())["parameter_counts"]
-        for folder in uninterrupted
+        report_of(folder)["parameter_counts"] for folder in uninterrupted
     )
     assert backbone == alone
     assert together["ctr"] == backbone["ctr"]
@@ -158,7 +159,7 @@ def test_finetuning_starts_from_the_pretrained_weights_with_a_fresh_head(
         stage="pretrain",
         digest="d",
         folder=str(uninterrupted[1]),
-        report={},
+        report=report_of(uninterrupted[1]),
     )
     start = load_file(uninterrupted[1] / "weights.safetensors")
     still = {"epochs": 1, "batch_size": 32, "learning_rate_head": 1e-9, "learning_rate_ctr": 1e-9}
@@ -254,7 +255,10 @@ def test_a_diverging_loss_stops_with_advice(model_input, tmp_path):
 
 def test_weights_of_another_size_are_an_error(model_input, uninterrupted, tmp_path):
     pretrained = stages.TrainedModel(
-        stage="pretrain", digest="d", folder=str(uninterrupted[1]), report={}
+        stage="pretrain",
+        digest="d",
+        folder=str(uninterrupted[1]),
+        report=report_of(uninterrupted[1]),
     )
     with pytest.raises(ValueError, match=r"weights\.safetensors must fit the configured ctr"):
         stages.finetune_without_plm(
@@ -271,7 +275,10 @@ def test_weights_of_another_size_are_an_error(model_input, uninterrupted, tmp_pa
 def train(model_input, plm, uninterrupted, tmp_path):
     """One of the click stages, by name; keyword arguments are training parameters."""
     pretrained = stages.TrainedModel(
-        stage="pretrain", digest="d", folder=str(uninterrupted[1]), report={}
+        stage="pretrain",
+        digest="d",
+        folder=str(uninterrupted[1]),
+        report=report_of(uninterrupted[1]),
     )
 
     def run(name, folder=tmp_path, **changes):
@@ -313,7 +320,7 @@ def test_test_is_predicted_later_as_if_it_had_been_at_once(train, tmp_path, monk
         check_exact=True,
     )
     assert later.report["metrics"] == straight.report["metrics"]
-    assert json.loads((Path(later.folder) / "report.json").read_text()) == later.report
+    assert report_of(Path(later.folder)) == later.report
     with monkeypatch.context() as patch:
         patch.setattr(stages, "_predictions", lambda *_: pytest.fail("predicted again"))
         assert train(name) == later

@@ -42,10 +42,17 @@ class TunedStage:
 
 _SHARED = ("seed", "training.precision", "training.device")
 # Model and text length decide the arrays: with them trials would not see the same data.
-_PRETRAINED = ("ctr.", "plm.dropout", "plm.keep_layers", "prompts.", "pretrain.")
+_PRETRAINED = (
+    "ctr.",
+    *(f"plm.{name}" for name in ("dropout", "keep_layers", "freeze_layers", "lora.")),
+    "prompts.",
+    "pretrain.",
+)
 _FIXED_PLM = (
     *(f"plm.{name}" for name in ("source", "sha256", "max_tokens", "long_text", "attention")),
     "plm.position_offset",  # takes positions from the text
+    "plm.lora",  # null
+    "plm.gradient_checkpointing",  # learns the same
     *_SHARED,
 )
 
