@@ -48,17 +48,16 @@ BATCH = 100  # MLflow's limit of parameters in one request
 
 
 class ParametersHook:
-    """Checks the merged parameters as a whole, before the catalog and before any node."""
+    """Reads the parameters, which checks them, before the catalog and before any other hook."""
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
-        """Replace the raw parameters by the checked ones, defaults filled in.
+        """Check the parameters.
 
         Raises:
             ParameterError: all mistakes at once.
         """
-        checked = check_parameters(context.config_loader["parameters"])
-        context.config_loader["parameters"] = checked.model_dump()
+        check_parameters(context.config_loader["parameters"])
 
 
 class SparkHook:

@@ -1,5 +1,6 @@
 """Project settings: hooks, how configuration is merged, the catalog's class."""
 
+from clickprompt.config_loader import CheckedConfigLoader
 from clickprompt.datasets import WholeFileCatalog
 from clickprompt.hooks import ParametersHook, SparkHook, TrackingHook, TrialHook
 
@@ -11,6 +12,7 @@ DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
 
 DATA_CATALOG_CLASS = WholeFileCatalog
 
+CONFIG_LOADER_CLASS = CheckedConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

@@ -453,6 +453,19 @@ def test_project_settings_are_accepted_by_kedro():
     assert list(settings.DISABLE_HOOKS_FOR_PLUGINS) == ["kedro_mlflow"]
 
 
+def test_kedro_viz_which_runs_no_hooks_sees_the_parameters_complete():
+    from kedro_viz.integrations.kedro.data_loader import load_data
+
+    given = {"fidelity": "reference", "ctr": {"name": "autoint"}}
+    catalog, pipelines, _ = load_data(REPOSITORY, extra_params=given)
+    assert set(pipelines) == set(PIPELINES)
+    parameters = catalog.load("parameters")
+    assert parameters["finetune"]["with_plm"].fusion == "sum"
+    assert parameters["ctr"].attention_heads_layout == "memory"
+    with pytest.raises(ParameterError, match="'dcnv3'"):
+        load_data(REPOSITORY, extra_params={"ctr": {"name": "dcnv3"}})
+
+
 @pytest.mark.parametrize(
     ("training", "message"),
     [
