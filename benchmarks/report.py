@@ -51,8 +51,9 @@ def page() -> str:
         "Every table on this page is made from a JSON file in `benchmarks/results/` by "
         "`python -m benchmarks.report`. Each file names the machine and the date.",
     ]
-    accuracy = sorted(FOLDER.glob("accuracy_*.json"))
-    for path in accuracy:
+    for path in sorted(FOLDER.glob("accuracy_*.json")):
+        if path.stem == "accuracy_per_minute":  # a section of its own
+            continue
         parts.append(_accuracy(path.stem.removeprefix("accuracy_"), _read(path)))
     if (FOLDER / "backbones.json").exists():
         parts.append(backbones_section(_read(FOLDER / "backbones.json")))
