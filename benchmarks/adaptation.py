@@ -287,10 +287,6 @@ def qualities(*, seeds: int, users: int, work: Path, changes: Mapping[str, Any])
                     "mlm_loss": pretrained.report["metrics"]["valid_mlm_loss_prompts_on"],
                     "with_plm": _test_metrics(together),
                     "without_plm": _test_metrics(alone),
-                    "seconds": {
-                        "pretrain": pretrained.report["seconds"],
-                        "finetune_with_plm": together.report["seconds"],
-                    },
                 }
             )
             print(json.dumps(quality[-1]), file=sys.stderr, flush=True)

@@ -101,7 +101,7 @@ def test_every_way_is_trained_and_judged_once(result):
         next(e for e in result["quality"] if e["variant"] == name)
         for name in ("full", "gradient_checkpointing")
     )
-    assert {**full, "variant": "", "seconds": 0} == {**saving, "variant": "", "seconds": 0}
+    assert {**full, "variant": ""} == {**saving, "variant": ""}
     assert sum(result["rows"]) < 900, "the last ten users must be left out"
 
 
