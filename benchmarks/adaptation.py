@@ -191,15 +191,15 @@ def measure(
 
 def _build(parameters: Any, model_input: Any, machine: Any, stage: str) -> tuple[Any, Any, Any]:
     """Model, objective and parameters of a stage, as `clickprompt.training.stages` has them."""
-    from clickprompt.training import stages
+    from clickprompt.training import parts, stage_run, stages
 
-    ctr = stages._fresh_ctr(parameters.ctr, model_input, 0)
+    ctr = parts.fresh_ctr(parameters.ctr, model_input, 0)
     pretrains = stage == "pretrain"
     settings = parameters.pretrain if pretrains else parameters.finetune.with_plm
-    encoder = stages._encoder(parameters.plm, settings, 0)
-    generator = stages._fresh_generator(ctr, encoder, parameters.prompts, 0)
+    encoder = parts.load_plm(parameters.plm, settings, 0)
+    generator = parts.fresh_generator(ctr, encoder, parameters.prompts, 0)
     if not pretrains:
-        clicks = stages.ClickPromptForClicks(
+        clicks = parts.ClickPromptForClicks(
             ctr=ctr,
             generator=generator,
             encoder=encoder,
@@ -207,8 +207,8 @@ def _build(parameters: Any, model_input: Any, machine: Any, stage: str) -> tuple
             fusion=settings.fusion,
             alpha=settings.alpha,
         )
-        clicks.initialise_head(stages._generator(0, "click_head"))
-        objective = stages._click_objective(
+        clicks.click_head.initialise(parts.random_source(0, "click_head"))
+        objective = stage_run.click_objective(
             model_input, machine, settings, parameters.training, 0, text=True
         )
         return clicks, objective, settings
@@ -222,7 +222,7 @@ def _build(parameters: Any, model_input: Any, machine: Any, stage: str) -> tuple
             parameters.plm,
             encoder,
             tied=settings.masking.tied,
-            generator=stages._generator(0, "mlm_head"),
+            generator=parts.random_source(0, "mlm_head"),
         ),
     )
     masked = stages.MaskedTokenObjective(

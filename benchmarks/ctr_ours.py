@@ -37,7 +37,7 @@ from clickprompt.parameters import (
 )
 from clickprompt.plm import load_tokenizer
 from clickprompt.readers import read_interactions
-from clickprompt.training import stages
+from clickprompt.training import parts, stage_run
 from clickprompt.training.checkpoint import Progress
 from clickprompt.training.inputs import check_ids_once
 from clickprompt.training.loop import fit
@@ -134,7 +134,7 @@ def ctr_parameters(name: str) -> CTRParameters:
 
 def build(ctr: CTRParameters, model_input: ModelInput) -> nn.Module:
     """A fresh model, as the stage ``backbone`` builds it for this input."""
-    model = CTRForClicks(ctr=stages._fresh_ctr(ctr, model_input, 0))
+    model = CTRForClicks(ctr=parts.fresh_ctr(ctr, model_input, 0))
     check_ids_once(model_input, model)
     return model
 
@@ -155,7 +155,7 @@ def machine_of(precision: str) -> Machine:
 def click_objective(model_input: ModelInput, machine: Machine) -> ClickObjective:
     """The objective of the stage ``backbone``."""
     training = TrainingParameters(evaluation_batch_size=sizes.BATCH_SIZE)
-    return stages._click_objective(model_input, machine, STAGE, training, 0, text=False)
+    return stage_run.click_objective(model_input, machine, STAGE, training, 0, text=False)
 
 
 def first_rows(model_input: ModelInput, rows: int) -> ModelInput:

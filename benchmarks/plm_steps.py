@@ -45,17 +45,17 @@ def with_plm(parameters: Any, **changes: Any) -> Any:
 
 
 def _build_pretraining(parameters: Any, model_input: Any, plm: Any) -> Any:
-    from clickprompt.training import stages
+    from clickprompt.training import parts, stages
 
-    ctr = stages._fresh_ctr(parameters.ctr, model_input, 0)
+    ctr = parts.fresh_ctr(parameters.ctr, model_input, 0)
     for parameter in ctr.logit_parameters():
         parameter.requires_grad_(False)
-    encoder = stages.load_encoder(plm)
+    encoder = parts.load_encoder(plm)
     return stages.ClickPromptForPretraining(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, parameters.prompts, 0),
+        generator=parts.fresh_generator(ctr, encoder, parameters.prompts, 0),
         encoder=encoder,
-        mlm_head=stages.load_mlm_head(plm, encoder, generator=stages._generator(0, "mlm_head")),
+        mlm_head=stages.load_mlm_head(plm, encoder, generator=parts.random_source(0, "mlm_head")),
     )
 
 
@@ -177,7 +177,7 @@ def reference_clicks(
                 token_ids_BN, mask_BN, model.generator(model.ctr.representation(x_id_BF))
             )
         weight_BN1 = mask_BN.unsqueeze(-1) / mask_BN.sum(dim=1)[:, None, None]
-        z_plm_B = model.click_head((hidden_BNH * weight_BN1).sum(dim=1)).squeeze(-1)
+        z_plm_B = model.click_head((hidden_BNH * weight_BN1).sum(dim=1))
         return model.alpha * model.ctr(x_id_BF) + (1 - model.alpha) * z_plm_B
 
     def step(rows: np.ndarray) -> None:
@@ -196,16 +196,16 @@ def reference_clicks(
 
 
 def _build_clicks(parameters: Any, model_input: Any, plm: Any) -> Any:
-    from clickprompt.training import stages
+    from clickprompt.training import parts
 
-    ctr = stages._fresh_ctr(parameters.ctr, model_input, 0)
-    encoder = stages.load_encoder(plm)
-    model = stages.ClickPromptForClicks(
+    ctr = parts.fresh_ctr(parameters.ctr, model_input, 0)
+    encoder = parts.load_encoder(plm)
+    model = parts.ClickPromptForClicks(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, parameters.prompts, 0),
+        generator=parts.fresh_generator(ctr, encoder, parameters.prompts, 0),
         encoder=encoder,
     )
-    model.initialise_head(stages._generator(0, "click_head"))
+    model.click_head.initialise(parts.random_source(0, "click_head"))
     return model
 
 

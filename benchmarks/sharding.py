@@ -107,18 +107,18 @@ def _model(encoder: str) -> Any:
     from clickprompt.ctr import build_ctr
     from clickprompt.models import ClickPromptForPretraining
     from clickprompt.parameters import CTRParameters, PLMParameters, PromptParameters
-    from clickprompt.training import stages
+    from clickprompt.training import parts, stages
 
     plm = PLMParameters(source=encoder, keep_layers=None)
-    ctr = build_ctr(CTRParameters(), (1000,) * 8, generator=stages._generator(0, "ctr"))
+    ctr = build_ctr(CTRParameters(), (1000,) * 8, generator=parts.random_source(0, "ctr"))
     for parameter in ctr.logit_parameters():
         parameter.requires_grad_(False)
-    loaded = stages.load_encoder(plm)
+    loaded = parts.load_encoder(plm)
     return ClickPromptForPretraining(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, loaded, PromptParameters(), 0),
+        generator=parts.fresh_generator(ctr, loaded, PromptParameters(), 0),
         encoder=loaded,
-        mlm_head=stages.load_mlm_head(plm, loaded, generator=stages._generator(0, "mlm_head")),
+        mlm_head=stages.load_mlm_head(plm, loaded, generator=parts.random_source(0, "mlm_head")),
     )
 
 

@@ -549,6 +549,13 @@ class ClickStageParameters(StageParameters):
     )
 
 
+class MaskedIdParameters(Parameters):
+    """Masked ID modelling beside PA-MLM: the text restores masked IDs (FLIP)."""
+
+    share: float = Field(0.15, gt=0, lt=1, description="share of a row's IDs that is masked")
+    weight: float = Field(1.0, gt=0, description="of its loss; that of PA-MLM has 1")
+
+
 class PretrainParameters(StageParameters):
     """PA-MLM pretraining (section 5 of docs/method.md)."""
 
@@ -557,6 +564,9 @@ class PretrainParameters(StageParameters):
         "train", description="splits whose rows are pretrained on"
     )
     masking: MaskingParameters = MaskingParameters()
+    masked_ids: MaskedIdParameters | None = Field(
+        None, description="the text restores masked IDs as well; null: PA-MLM alone"
+    )
     validation_rows: int | None = Field(
         4096, ge=1, description="valid rows measured after each epoch (three times); null: all"
     )
@@ -597,6 +607,124 @@ class FinetuneParameters(Parameters):
 
     without_plm: ClickStageParameters
     with_plm: FinetuneWithPLMParameters
+
+
+class DistillationParameters(Parameters):
+    """Finetuning without the PLM that learns from ClickPrompt with the PLM as well.
+
+    The rest is as in ``finetune.without_plm``. The paper does not have it.
+    """
+
+    weight: float = Field(
+        0.5, ge=0, le=1, description="of the teacher's probability in the target; 0: labels only"
+    )
+
+
+# --- baselines -------------------------------------------------------------------------
+
+Pooling = Literal["mean", "cls", "last", "avg_first_last", "avg_top2"]
+
+
+class CTRBertParameters(ClickStageParameters):
+    """CTR-BERT: two text towers and the CTR model's representation."""
+
+    user_fields: tuple[str, ...] = Field(
+        min_length=1, description="columns whose text the user tower reads; the item's has the rest"
+    )
+    encoders: Literal["shared", "two"] = Field(
+        "shared", description="one PLM for both towers, or one each"
+    )
+    pooling: Pooling = Field("mean", description="text vector from the hidden states")
+
+
+class TextStageParameters(ClickStageParameters):
+    """A stage that learns clicks from the text alone."""
+
+    pooling: Pooling = Field("mean", description="text vector from the hidden states")
+
+
+class P5Parameters(ClickStageParameters):
+    """P5: an encoder-decoder answers a question after the text."""
+
+    question: str = Field(
+        "Will the user like the item?", min_length=1, description="stands after the text of a row"
+    )
+    answers: tuple[str, str] = Field(
+        ("yes", "no"), description="words of one token each, of a click and of none"
+    )
+    size: int = Field(128, ge=32, description="hidden size of the random T5, a multiple of 32")
+    layers: int = Field(2, ge=1, description="of its encoder and of its decoder")
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.size % 32:
+            raise ValueError(f"size must be a multiple of 32, got {self.size}")
+        return self
+
+
+class PTabParameters(Parameters):
+    """PTab: masked-language finetuning, then classification."""
+
+    pretrain: PretrainParameters
+    finetune: TextStageParameters
+
+
+class AlignParameters(StageParameters):
+    """Alignment of ids and texts (CTRL): every row of a batch is a negative of the others."""
+
+    temperature: float = Field(0.1, gt=0, description="of InfoNCE")
+    size: int = Field(128, ge=1, description="width of the common space")
+    pooling: Pooling = Field("mean", description="text vector from the hidden states")
+    validation_rows: int | None = Field(
+        4096, ge=1, description="valid rows measured after each epoch; null: all"
+    )
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.accumulate != 1:
+            raise ValueError(
+                "accumulate must be 1, since the rows of a batch are each other's negatives, "
+                f"got {self.accumulate}"
+            )
+        return self
+
+
+class CTRLParameters(Parameters):
+    """CTRL: alignment of a CTR tower and a PLM tower, then the CTR tower alone."""
+
+    align: AlignParameters
+    finetune: ClickStageParameters
+
+
+class TextFeaturesParameters(ClickStageParameters):
+    """A CTR model with frozen vectors of its fields' texts."""
+
+    use: Literal["projected", "averaged"] = Field(
+        "projected",
+        description="added to each field's embedding, or their mean with a head of its own",
+    )
+
+
+class LongerBackboneParameters(Parameters):
+    """The backbone with as many epochs as ClickPrompt has passes over the train split."""
+
+    epochs: int | None = Field(
+        None, ge=1, description="null: those of pretraining and of finetuning without the PLM"
+    )
+
+
+class ModelParameters(Parameters):
+    """The model of the pipeline ``baseline``, and the parameters of each (docs/baselines.md)."""
+
+    name: Literal["ctr_bert", "p5", "ptab", "ctrl", "text_features", "longer_backbone"] = Field(
+        "ctr_bert", description="which one is trained"
+    )
+    ctr_bert: CTRBertParameters
+    p5: P5Parameters
+    ptab: PTabParameters
+    ctrl: CTRLParameters
+    text_features: TextFeaturesParameters
+    longer_backbone: LongerBackboneParameters = LongerBackboneParameters()
 
 
 class TrainingParameters(Parameters):
@@ -846,6 +974,8 @@ class ProjectParameters(Parameters):
     backbone: ClickStageParameters
     pretrain: PretrainParameters
     finetune: FinetuneParameters
+    distillation: DistillationParameters = DistillationParameters()
+    model: ModelParameters | None = Field(None, description="of the pipeline baseline")
     training: TrainingParameters = TrainingParameters()
     evaluation: EvaluationParameters = EvaluationParameters()
     tuning: TuningParameters = TuningParameters()

@@ -4,6 +4,8 @@ from kedro.pipeline import Pipeline
 
 from clickprompt.pipelines import (
     backbone,
+    baseline,
+    distillation,
     evaluation,
     finetune,
     ingestion,
@@ -21,6 +23,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     scratch = data + backbone.create_pipeline()
     pretrained = data + pretrain.create_pipeline()
     finetuned = pretrained + finetune.create_pipeline()
+    compared = scratch + baseline.create_pipeline()
+    distilled = scratch + finetuned + distillation.create_pipeline()
     everything = converted + scratch + finetuned + evaluation.create_pipeline()
     return {
         "__default__": everything,
@@ -30,4 +34,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         "pretrain": pretrained,
         "finetune": finetuned,
         "evaluation": everything,
+        "baseline": compared,
+        "distillation": distilled,
     }

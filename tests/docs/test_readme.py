@@ -242,7 +242,7 @@ def parameter_mentions():
     for page in PAGES:
         for code in inline_code(page):
             found = name.match(code)
-            if found and not found[1].endswith((".json", ".parquet")):
+            if found and not found[1].endswith((".json", ".parquet", ".safetensors")):
                 yield page, found[1], found[2]
 
 

@@ -17,7 +17,7 @@ import optuna
 import pytest
 import yaml
 
-from clickprompt.training import stages
+from clickprompt.training import stage_run
 from tests.end_to_end.project import QUICK, make_project, run
 
 STUDY = "base_dcnv2_backbone"
@@ -143,7 +143,7 @@ def test_the_environment_is_that_of_the_best_and_trains_nothing(project, monkeyp
     written = yaml.safe_load((project / f"conf/{STUDY}/parameters.yml").read_text())
     assert written["ctr"]["hidden_sizes"] == best.user_attrs["values"]["ctr.hidden_sizes"]
     assert written["prompts"] == QUICK["prompts"]  # conf/local is not read with --env
-    monkeypatch.setattr(stages, "fit", lambda **_: pytest.fail("trained again"))
+    monkeypatch.setattr(stage_run, "fit", lambda **_: pytest.fail("trained again"))
     result = run(project, f"--env={STUDY}", "--pipeline=backbone")
     assert result.exit_code == 0, result.output
     latest = runs(project)[-1]
@@ -156,7 +156,7 @@ def test_a_search_that_is_finished_trains_nothing_and_goes_on_with_more_trials(
     project, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "fit", lambda **_: pytest.fail("trained again"))
+        patch.setattr(stage_run, "fit", lambda **_: pytest.fail("trained again"))
         assert tune(project).exit_code == 0
     result = tune(project, "--trials", "11")
     assert result.exit_code == 0, result.output

@@ -175,9 +175,9 @@ def test_comparison_shows_every_seed_and_no_constant(study_report):
 
 
 def test_an_unknown_model_gets_a_colour_and_its_own_name(report):
-    renamed = [line | {"model": "ctrl"} for line in report["summary"][1:2]]
+    renamed = [line | {"model": "mine"} for line in report["summary"][1:2]]
     figure = plots.plot_comparison(report | {"summary": renamed})
-    assert figure.data[0].y == ("ctrl",)
+    assert figure.data[0].y == ("mine",)
     assert figure.data[0].marker.color == plots.OTHER_COLOURS[0]
 
 

@@ -151,7 +151,7 @@ def test_finetuning(name, kernel, make_case):
             found = hidden_BMH.detach()[case.column_mask]
             np.testing.assert_allclose(found, state[case.column_mask], **CLOSE)
         case.check(f"out/pooled/{pooling}", pooled["given"][0])
-        case.check(f"out/z_plm/{pooling}", pooled["made"].squeeze(1))
+        case.check(f"out/z_plm/{pooling}", pooled["made"])
         case.check("out/z_ctr", ctr.logits(generated["given"][0], arguments[0]))
         case.check(f"out/logit/{setting}", logit_B)
         case.check(f"out/loss/{setting}", loss)

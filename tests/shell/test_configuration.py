@@ -411,12 +411,13 @@ def test_kedro_itself_builds_the_models():
 
 
 def test_every_node_and_pipeline_is_named_described_and_tagged():
-    for node in PIPELINES["__default__"].nodes:
-        assert node.namespace
-        assert node.tags
-        assert node.func.__doc__, node.name
-    names = [node.short_name for node in PIPELINES["__default__"].nodes]
-    assert len(names) == len(set(names))
+    for pipeline in PIPELINES.values():
+        for node in pipeline.nodes:
+            assert node.namespace
+            assert node.tags
+            assert node.func.__doc__, node.name
+        names = [node.short_name for node in pipeline.nodes]
+        assert len(names) == len(set(names))
 
 
 def test_every_pipeline_contains_what_it_needs():
@@ -425,7 +426,7 @@ def test_every_pipeline_contains_what_it_needs():
         assert inputs == {"raw_files"}, name
     assert set(PIPELINES) == {
         "__default__", "ingestion", "modality_conversion", "backbone", "pretrain", "finetune",
-        "evaluation",
+        "evaluation", "baseline", "distillation",
     }  # fmt: skip
 
 

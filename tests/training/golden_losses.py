@@ -24,7 +24,7 @@ from clickprompt.parameters import (
     PretrainParameters,
     TrainingParameters,
 )
-from clickprompt.training import loop, stages
+from clickprompt.training import loop, parts, stages
 from clickprompt.training.machine import choose_machine
 from clickprompt.training.objectives import ClickObjective, MaskedTokenObjective
 from tests.plm.tiny import fill_
@@ -56,19 +56,19 @@ def losses(model_input: ModelInput, plm: PLMParameters) -> dict[str, list[float]
         "evaluation_batch_size": 64,
         "seed": 7,
     }
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
     ctr.head.requires_grad_(False)
-    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    encoder = parts.load_encoder(plm.model_copy(update={"dropout": 0.0}))
     pretraining = stages.ClickPromptForPretraining(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0),
+        generator=parts.fresh_generator(ctr, encoder, PROMPTS, 0),
         encoder=encoder,
         mlm_head=stages.load_mlm_head(plm, encoder),
     )
-    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
-    clicks = stages.ClickPromptForClicks(
-        ctr=ctr, generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0), encoder=encoder
+    encoder = parts.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
+    clicks = parts.ClickPromptForClicks(
+        ctr=ctr, generator=parts.fresh_generator(ctr, encoder, PROMPTS, 0), encoder=encoder
     )
     return {
         "pretrain": _run(

@@ -15,7 +15,7 @@ from clickprompt.modality import ModelInput
 from clickprompt.models import ClickPromptForPretraining
 from clickprompt.parameters import MaskingParameters, PLMParameters, PretrainParameters
 from clickprompt.plm import MLMHead, load_encoder
-from clickprompt.training import stages
+from clickprompt.training import parts
 from clickprompt.training.loop import fit
 from clickprompt.training.machine import Machine
 from clickprompt.training.objectives import MaskedTokenObjective
@@ -26,7 +26,7 @@ def train(inputs: Path, folder: Path) -> dict[str, torch.Tensor]:
     model_input = ModelInput.open(inputs / "model_input")
     plm = PLMParameters(source=str(inputs / "plm"), keep_layers=None, dropout=0.0)
     machine = Machine(device=torch.device("cpu"), precision="float32")
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
     ctr.requires_grad_(False)
     encoder = load_encoder(plm)
     head = MLMHead(encoder=encoder, generator=torch.Generator().manual_seed(0))

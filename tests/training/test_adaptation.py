@@ -23,7 +23,7 @@ from clickprompt.parameters import (
     PretrainParameters,
 )
 from clickprompt.plm import load_encoder, load_tokenizer
-from clickprompt.training import export, stages
+from clickprompt.training import export, parts, stages
 from clickprompt.training.machine import Machine
 from clickprompt.training.objectives import ClickObjective, MaskedTokenObjective
 from clickprompt.training.optimizer import parameter_groups
@@ -97,13 +97,13 @@ def expected(model, *, trained: bool) -> Counter:
 
 
 def pretraining(model_input, plm, stage):
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
     for parameter in ctr.logit_parameters():
         parameter.requires_grad_(False)
-    encoder = stages._encoder(plm, stage, 0)
+    encoder = parts.load_plm(plm, stage, 0)
     model = stages.ClickPromptForPretraining(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0),
+        generator=parts.fresh_generator(ctr, encoder, PROMPTS, 0),
         encoder=encoder,
         mlm_head=stages.load_mlm_head(plm, encoder, generator=torch.Generator().manual_seed(0)),
     )
@@ -119,10 +119,10 @@ def pretraining(model_input, plm, stage):
 
 
 def clicks(model_input, plm, stage):
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
-    encoder = stages._encoder(plm, stage, 0)
-    model = stages.ClickPromptForClicks(
-        ctr=ctr, generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0), encoder=encoder
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
+    encoder = parts.load_plm(plm, stage, 0)
+    model = parts.ClickPromptForClicks(
+        ctr=ctr, generator=parts.fresh_generator(ctr, encoder, PROMPTS, 0), encoder=encoder
     )
     objective = ClickObjective(
         model_input=model_input,

@@ -19,7 +19,7 @@ from clickprompt.parameters import (
     TrainingParameters,
 )
 from clickprompt.pipelines.curves import plot_pretraining_curves
-from clickprompt.training import stages
+from clickprompt.training import parts, stages
 from clickprompt.training.machine import choose_machine
 from clickprompt.training.objectives import IGNORED, MaskedTokenObjective, NextTokenObjective
 from tests.training.tiny_run import CTR, PROMPTS, make_inputs, training
@@ -45,11 +45,11 @@ def _objective(kind, model_input, **masking):
 
 def _model(inputs):
     model_input, plm = inputs
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
-    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
+    encoder = parts.load_encoder(plm.model_copy(update={"dropout": 0.0}))
     return stages.ClickPromptForPretraining(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0),
+        generator=parts.fresh_generator(ctr, encoder, PROMPTS, 0),
         encoder=encoder,
         mlm_head=stages.load_mlm_head(plm, encoder),
     )
@@ -148,12 +148,12 @@ def test_masked_tokens_need_a_mask_token(inputs):
 
 def test_cls_pooling_is_refused(inputs):
     model_input, plm = inputs
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
-    encoder = stages.load_encoder(plm)
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
+    encoder = parts.load_encoder(plm)
     with pytest.raises(ValueError, match=r"pooling must be last, mean, .* causal PLM.* got 'cls'"):
-        stages.ClickPromptForClicks(
+        parts.ClickPromptForClicks(
             ctr=ctr,
-            generator=stages._fresh_generator(ctr, encoder, PROMPTS, 0),
+            generator=parts.fresh_generator(ctr, encoder, PROMPTS, 0),
             encoder=encoder,
             pooling="cls",
         )

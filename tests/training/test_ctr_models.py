@@ -16,7 +16,7 @@ from clickprompt.parameters import (
     MaskingParameters,
     PretrainParameters,
 )
-from clickprompt.training import stages
+from clickprompt.training import parts, stages
 from clickprompt.training.machine import Machine
 from clickprompt.training.objectives import ClickObjective, MaskedTokenObjective
 from clickprompt.training.optimizer import build_optimizer, parameter_groups
@@ -43,13 +43,13 @@ def ctr(request) -> CTRParameters:
 
 def _pretraining(model_input, plm, ctr, precision="float32"):
     machine = Machine(device=torch.device("cpu"), precision=precision)
-    model = stages._fresh_ctr(ctr, model_input, 0)
+    model = parts.fresh_ctr(ctr, model_input, 0)
     for parameter in model.logit_parameters():
         parameter.requires_grad_(False)
-    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    encoder = parts.load_encoder(plm.model_copy(update={"dropout": 0.0}))
     return stages.ClickPromptForPretraining(
         ctr=model,
-        generator=stages._fresh_generator(model, encoder, PROMPTS, 0),
+        generator=parts.fresh_generator(model, encoder, PROMPTS, 0),
         encoder=encoder,
         mlm_head=stages.load_mlm_head(plm, encoder, generator=torch.Generator().manual_seed(0)),
     ), MaskedTokenObjective(
@@ -95,15 +95,15 @@ def test_a_step_of_pa_mlm_lowers_its_loss(model_input, plm, ctr):
 
 def test_a_row_has_its_own_prompts_and_click(model_input, plm, ctr):
     """A changed id of one row changes the logit of this row only."""
-    model = stages._fresh_ctr(ctr, model_input, 0)
-    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
-    joint = stages.ClickPromptForClicks(
+    model = parts.fresh_ctr(ctr, model_input, 0)
+    encoder = parts.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    joint = parts.ClickPromptForClicks(
         ctr=model,
-        generator=stages._fresh_generator(model, encoder, PROMPTS, 0),
+        generator=parts.fresh_generator(model, encoder, PROMPTS, 0),
         encoder=encoder,
         alpha=0.0,  # the text's logit alone: the ids reach it through the prompts
     )
-    joint.initialise_head(torch.Generator().manual_seed(1))
+    joint.click_head.initialise(torch.Generator().manual_seed(1))
     joint.double().eval()
     objective = ClickObjective(
         model_input=model_input,
@@ -125,7 +125,7 @@ def test_a_row_has_its_own_prompts_and_click(model_input, plm, ctr):
 
 
 def test_optimiser_groups_hold_every_parameter_once(model_input, ctr):
-    model = stages.CTRForClicks(ctr=stages._fresh_ctr(ctr, model_input, 0))
+    model = stages.CTRForClicks(ctr=parts.fresh_ctr(ctr, model_input, 0))
     stage = ClickStageParameters(epochs=1, batch_size=8, weight_decay=0.1)
     groups = parameter_groups(model, stage)
     found = [id(weight) for group in groups for weight in group["params"]]

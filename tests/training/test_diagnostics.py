@@ -18,7 +18,7 @@ from clickprompt.parameters import (
     PretrainParameters,
 )
 from clickprompt.plm import pool
-from clickprompt.training import diagnostics, stages
+from clickprompt.training import diagnostics, stage_run, stages
 from clickprompt.training.diagnostics import (
     WAYS,
     diagnose,
@@ -140,7 +140,7 @@ def test_effect_against_the_model_taken_apart(model_and_objective, model_input):
                 ("shuffled", model.generator(model.ctr.representation(x_id_BF[other]))),
             ):
                 pooled = pool(model.encoder(token_ids_BN, mask_BN, written), mask_BN, "mean")
-                of_text = model.click_head(pooled)[:, 0]
+                of_text = model.click_head(pooled)
                 logits[way].extend((model.alpha * of_clicks + (1 - model.alpha) * of_text).tolist())
     for way in WAYS:
         probability = 1 / (1 + np.exp(-np.array(logits[way])))
@@ -261,7 +261,7 @@ def test_a_finished_stage_is_looked_at_later_as_if_it_had_been_at_once(
     assert before.report["diagnostics"] is None
     assert before.digest == straight.digest
     weights = before.weights_path.read_bytes()
-    monkeypatch.setattr(stages, "fit", lambda **_: pytest.fail("trained again"))
+    monkeypatch.setattr(stage_run, "fit", lambda **_: pytest.fail("trained again"))
     later = finetune(tmp_path / "later", diagnostic_rows=30)
     assert later.report["diagnostics"] == straight.report["diagnostics"]
     assert later.report["metrics"] == straight.report["metrics"]
@@ -274,7 +274,7 @@ def test_a_finished_stage_is_looked_at_later_as_if_it_had_been_at_once(
     assert more.report["diagnostics"]["rows"] == 31
     assert "test_auc" not in more.report["metrics"]
     assert "test_auc" in json.loads((Path(more.folder) / "report.json").read_text())["metrics"]
-    monkeypatch.setattr(stages, "diagnose", lambda **_: pytest.fail("looked at again"))
+    monkeypatch.setattr(stage_run, "diagnose", lambda **_: pytest.fail("looked at again"))
     assert finetune(tmp_path / "later", diagnostic_rows=31, test=False) == more
     assert finetune(tmp_path / "later", diagnostic_rows=None, test=False) == more
 

@@ -9,14 +9,14 @@ import pytest
 
 from clickprompt.modality import arrays
 from clickprompt.parameters import ClickStageParameters
-from clickprompt.training import stages
+from clickprompt.training import parts, stage_run, stages
 from clickprompt.training.inputs import check_ids
 from tests.training.tiny_run import CTR, training
 
 
 @pytest.fixture
 def embedding(model_input):
-    return stages._fresh_ctr(CTR, model_input, 0).embedding
+    return parts.fresh_ctr(CTR, model_input, 0).embedding
 
 
 def changed(model_input, row, field, value):
@@ -57,7 +57,7 @@ def test_another_number_of_fields_is_named(model_input, embedding):
 
 
 def test_a_stage_asks_before_it_trains(model_input, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "fit", lambda **_: pytest.fail("trained"))
+    monkeypatch.setattr(stage_run, "fit", lambda **_: pytest.fail("trained"))
     with pytest.raises(ValueError, match="for the field 'user id', got -5 in row 2"):
         stages.train_backbone(
             model_input=changed(model_input, 2, 0, -5),

@@ -13,7 +13,7 @@ from clickprompt.parameters import (
     PretrainParameters,
     TrainingParameters,
 )
-from clickprompt.training import loop, stages
+from clickprompt.training import loop, parts, stages
 from clickprompt.training.machine import choose_machine
 from clickprompt.training.objectives import (
     IGNORED,
@@ -28,12 +28,12 @@ MACHINE = choose_machine(TrainingParameters(precision="float32", device="cpu"))
 
 
 def pretraining(model_input, plm, prompts=PROMPTS, options=None, **masking):
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
     ctr.head.requires_grad_(False)
-    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    encoder = parts.load_encoder(plm.model_copy(update={"dropout": 0.0}))
     model = stages.ClickPromptForPretraining(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, prompts, 0),
+        generator=parts.fresh_generator(ctr, encoder, prompts, 0),
         encoder=encoder,
         mlm_head=stages.load_mlm_head(plm, encoder, generator=torch.Generator().manual_seed(0)),
     )
@@ -50,15 +50,15 @@ def pretraining(model_input, plm, prompts=PROMPTS, options=None, **masking):
 
 
 def clicks(model_input, plm, prompts=PROMPTS, **head):
-    ctr = stages._fresh_ctr(CTR, model_input, 0)
-    encoder = stages.load_encoder(plm.model_copy(update={"dropout": 0.0}))
-    model = stages.ClickPromptForClicks(
+    ctr = parts.fresh_ctr(CTR, model_input, 0)
+    encoder = parts.load_encoder(plm.model_copy(update={"dropout": 0.0}))
+    model = parts.ClickPromptForClicks(
         ctr=ctr,
-        generator=stages._fresh_generator(ctr, encoder, prompts, 0),
+        generator=parts.fresh_generator(ctr, encoder, prompts, 0),
         encoder=encoder,
         **head,
     )
-    model.initialise_head(torch.Generator().manual_seed(1))
+    model.click_head.initialise(torch.Generator().manual_seed(1))
     objective = ClickObjective(
         model_input=model_input,
         machine=MACHINE,

@@ -21,7 +21,7 @@ from clickprompt.parameters import (
     FinetuneWithPLMParameters,
     PretrainParameters,
 )
-from clickprompt.training import loop, stages
+from clickprompt.training import loop, stage_run, stages
 from clickprompt.training.divergence import DivergedError
 from clickprompt.training.files import DamagedFolderError
 from clickprompt.training.listener import StageStoppedError, listening
@@ -107,7 +107,7 @@ def test_a_finished_stage_is_found_by_its_digest(model_input, tmp_path, monkeypa
         )
 
     first = train()
-    monkeypatch.setattr(stages, "fit", lambda **_: pytest.fail("trained again"))
+    monkeypatch.setattr(stage_run, "fit", lambda **_: pytest.fail("trained again"))
     assert train() == first
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         train(seed=1)
@@ -224,7 +224,9 @@ def test_a_damaged_checkpoint_is_named_and_kept(model_input, tmp_path, monkeypat
             seed=0,
         )
 
-    monkeypatch.setattr(stages, "_predictions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        stage_run, "_predictions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         train()
     (file,) = tmp_path.glob("backbone/*/checkpoint/model.safetensors")
@@ -308,9 +310,9 @@ def test_test_is_predicted_later_as_if_it_had_been_at_once(train, tmp_path, monk
     assert without.digest == straight.digest
     before = without.weights_path.read_bytes()
 
-    monkeypatch.setattr(stages, "fit", lambda **_: pytest.fail("trained again"))
+    monkeypatch.setattr(stage_run, "fit", lambda **_: pytest.fail("trained again"))
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "_predictions", lambda *_: pytest.fail("predicted"))
+        patch.setattr(stage_run, "_predictions", lambda *_: pytest.fail("predicted"))
         assert train(name, test=False) == without
     later = train(name)
     assert later.weights_path.read_bytes() == before
@@ -322,7 +324,7 @@ def test_test_is_predicted_later_as_if_it_had_been_at_once(train, tmp_path, monk
     assert later.report["metrics"] == straight.report["metrics"]
     assert report_of(Path(later.folder)) == later.report
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "_predictions", lambda *_: pytest.fail("predicted again"))
+        patch.setattr(stage_run, "_predictions", lambda *_: pytest.fail("predicted again"))
         assert train(name) == later
 
 

@@ -19,7 +19,7 @@ from clickprompt.parameters import (
     PromptParameters,
 )
 from clickprompt.pipelines.curves import plot_pretraining_curves
-from clickprompt.training import stages
+from clickprompt.training import parts, stage_run, stages
 from clickprompt.training.inputs import check_texts
 from clickprompt.training.result import TrainedModel
 from tests.training.tiny_run import CTR, training
@@ -65,13 +65,13 @@ def run(model_input, plm, tmp_path, caplog):
 
 def initial(model_input, plm, prompts: PromptParameters) -> dict[str, torch.Tensor]:
     """Weights before any training, put together apart from the stages' own path."""
-    ctr = stages._fresh_ctr(CTR, model_input, 3)
-    encoder = stages.load_encoder(plm)
-    generator = stages._fresh_generator(ctr, encoder, prompts, 3)
-    parts = {"ctr": ctr, "encoder": encoder} | ({"generator": generator} if generator else {})
+    ctr = parts.fresh_ctr(CTR, model_input, 3)
+    encoder = parts.load_encoder(plm)
+    generator = parts.fresh_generator(ctr, encoder, prompts, 3)
+    made = {"ctr": ctr, "encoder": encoder} | ({"generator": generator} if generator else {})
     return {
         f"{part}.{name}": tensor
-        for part, module in parts.items()
+        for part, module in made.items()
         for name, tensor in module.state_dict().items()
     }
 
@@ -135,7 +135,7 @@ def test_no_epoch_of_pretraining_measures_valid_once_and_is_up_to_date(run, monk
     }
     assert set(report["parameter_counts"]) == {"ctr", "generator", "encoder", "mlm_head"}
     assert not list(Path(first.pretrained.folder).parent.glob("checkpoint"))
-    monkeypatch.setattr(stages, "fit", lambda **_: pytest.fail("trained"))
+    monkeypatch.setattr(stage_run, "fit", lambda **_: pytest.fail("trained"))
     assert run("key_value", 0).pretrained == first.pretrained
 
 
@@ -213,7 +213,7 @@ def test_weights_of_another_layout_are_an_error(run, model_input, plm, tmp_path)
 def test_texts_that_leave_no_room_for_prompts_are_an_error_before_training(
     model_input, plm, run, monkeypatch
 ):
-    encoder = stages.load_encoder(plm)
+    encoder = parts.load_encoder(plm)
     longest = int(model_input.text_lengths().max())
     room = encoder.position_limit - longest
     check_texts(model_input, encoder, before=room)
@@ -221,8 +221,8 @@ def test_texts_that_leave_no_room_for_prompts_are_an_error_before_training(
     with pytest.raises(ValueError, match=rf"{message}, got {longest}: plm.max_tokens:"):
         check_texts(model_input, encoder, before=room + 1)
     shifted = plm.model_copy(update={"position_offset": room})
-    check_texts(model_input, stages.load_encoder(shifted), before=0)
-    monkeypatch.setattr(stages, "fit", lambda **_: pytest.fail("trained"))
+    check_texts(model_input, parts.load_encoder(shifted), before=0)
+    monkeypatch.setattr(stage_run, "fit", lambda **_: pytest.fail("trained"))
     prompts = PromptParameters(count=2, layout="input_only")
     with pytest.raises(ValueError, match=rf"positions, less an offset of {room} and 2 prompts\)"):
         run("input_only", text={"plm": shifted, "prompts": prompts})

@@ -104,7 +104,7 @@ class FeatureEmbedding(nn.Module):
             )
         if x_id_BF.device.type == "cpu" and not self.trusts_ids:
             self.check_ids(x_id_BF)
-        x_BCE = _as_autocast(self._lookup(self.table_rows(x_id_BF)))
+        x_BCE = _as_autocast(self.lookup(self.table_rows(x_id_BF)))
         if not self.bag_fields:
             return x_BCE
         masks = [
@@ -154,7 +154,7 @@ class FeatureEmbedding(nn.Module):
             f"got {int(x_id_BF[row, field])} in row {row}"
         )
 
-    def _lookup(self, row_BC: Tensor) -> Tensor:
+    def lookup(self, row_BC: Tensor) -> Tensor:
         """Rows of the table: (B, C) -> (B, C, E)."""
         if self.sparse_gradient or self.weight.device.type != "cpu":
             return functional.embedding(row_BC, self.weight, sparse=self.sparse_gradient)

@@ -17,6 +17,13 @@ MODEL_NAMES = {
     BACKBONE: "Backbone from scratch",
     "clickprompt_without_plm": "ClickPrompt without PLM",
     "clickprompt_with_plm": "ClickPrompt with PLM",
+    "clickprompt_distilled": "ClickPrompt distilled",
+    "ctr_bert": "CTR-BERT",
+    "p5": "P5",
+    "ptab": "PTab",
+    "ctrl": "CTRL",
+    "text_features": "Frozen text vectors",
+    "longer_backbone": "Backbone, more epochs",
 }
 STAGE_NAMES = {"pretrain": "Pretraining", "finetune_with_plm": "ClickPrompt with PLM"}
 TEXT_COLUMNS = ("Model", "CTR", "PLM")

@@ -19,6 +19,7 @@ Training reads ``ModelInput.open(folder)`` and takes its batches by ``shuffled_b
 
 from clickprompt.modality.batches import (
     TextBatcher,
+    mask_ids,
     mask_tokens,
     shuffled_batches,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "encode_fields",
     "filter_interactions",
     "label_and_split",
+    "mask_ids",
     "mask_tokens",
     "plot_data_report",
     "shuffled_batches",

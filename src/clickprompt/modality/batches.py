@@ -8,38 +8,43 @@ Letters: B rows, F fields, N tokens, S selected positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from clickprompt.modality.model_input import ModelInput
 from clickprompt.modality.tokens import kept_lengths
 from clickprompt.parameters import MaskingParameters
 
-_BATCH_ORDER, _MASKS = 1, 2
+_BATCH_ORDER, _MASKS, _ID_MASKS = 1, 2, 3
 
 
 class TextBatcher:
     """Token ids of any rows: ``[CLS]``, the tokens of the row's pieces, ``[SEP]``, padding.
 
-    Of a causal model: the token that begins a text, the tokens of the pieces, padding.
+    Of a causal model: the token that begins a text, the tokens of the pieces, padding. Of an
+    encoder-decoder: the tokens of the pieces, the token that ends a text, padding.
 
     Args:
         model_input: pieces of the rows and tokens of the pieces; the latter are held in memory.
+        fields: positions of the fields that the text has; None: all.
 
     Attributes:
         mask_id: the mask token; None where the tokenizer is that of a causal model.
     """
 
-    def __init__(self, model_input: ModelInput) -> None:
-        self._pieces = model_input.pieces
+    def __init__(self, model_input: ModelInput, fields: Sequence[int] | None = None) -> None:
+        self._all_pieces = model_input.pieces
+        self._chosen = None if fields is None else list(fields)
         self._tokens = np.array(model_input.piece_tokens, dtype=np.int64)
         self._starts = np.array(model_input.piece_offsets[:-1])
         self._piece_lengths = np.diff(model_input.piece_offsets)
         self._max_tokens = model_input.max_tokens
         special = model_input.special_tokens
-        cls_id, pad_id = special["cls"], special["pad"]
-        assert cls_id is not None
+        pad_id = special["pad"]
         assert pad_id is not None
-        self._cls, self._sep, self._pad = cls_id, special["sep"], pad_id
+        self._cls, self._sep, self._pad = special["cls"], special["sep"], pad_id
+        self._before = int(self._cls is not None)
         self._around = model_input.tokens_around
         self.mask_id = special["mask"]
 
@@ -57,14 +62,15 @@ class TextBatcher:
             ``token_ids_BN`` int64, padded on the right, and ``lengths_B`` int64, special tokens
             included.
         """
-        pieces_BF = self._pieces[rows]
+        pieces_BF = self.pieces(rows)
         kept_BF = self._kept(pieces_BF)
         lengths_B = kept_BF.sum(axis=1) + self._around
         longest = int(lengths_B.max(initial=2))
         width = min(-(-longest // multiple_of) * multiple_of, self._max_tokens)
 
         token_ids_BN = np.full((len(pieces_BF), width), self._pad, dtype=np.int64)
-        token_ids_BN[:, 0] = self._cls
+        if self._cls is not None:
+            token_ids_BN[:, 0] = self._cls
         if self._sep is not None:
             token_ids_BN[np.arange(len(pieces_BF)), lengths_B - 1] = self._sep
         kept = kept_BF.reshape(-1)
@@ -73,6 +79,11 @@ class TextBatcher:
         source += np.arange(len(source))
         token_ids_BN[self.maskable(token_ids_BN, lengths_B)] = self._tokens[source]
         return token_ids_BN, lengths_B
+
+    def pieces(self, rows: np.ndarray) -> np.ndarray:
+        """Numbers of the pieces that the texts of these rows consist of, (B, fields)."""
+        pieces_BF: np.ndarray = self._all_pieces[rows]
+        return pieces_BF if self._chosen is None else pieces_BF[:, self._chosen]
 
     def fields(
         self, rows: np.ndarray, token_ids_BN: np.ndarray, lengths_B: np.ndarray
@@ -85,9 +96,9 @@ class TextBatcher:
             lengths_B: their lengths, from `tokens`.
 
         Returns:
-            (B, N) int64: position of the field, -1 at special tokens and padding.
+            (B, N) int64: position of the field among the text's, -1 at special tokens and padding.
         """
-        kept_BF = self._kept(self._pieces[rows])
+        kept_BF = self._kept(self.pieces(rows))
         field_BN = np.full(token_ids_BN.shape, -1, dtype=np.int64)
         field_F = np.arange(kept_BF.shape[1])
         field_BN[self.maskable(token_ids_BN, lengths_B)] = np.repeat(
@@ -107,7 +118,8 @@ class TextBatcher:
     def maskable(self, token_ids_BN: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
         """Positions of text, neither special tokens nor padding; (B, N) bool."""
         column_N = np.arange(token_ids_BN.shape[1])
-        return (column_N >= 1) & (column_N < lengths_B[:, None] - (self._around - 1))
+        end_B1 = lengths_B[:, None] - (self._around - self._before)
+        return (column_N >= self._before) & (column_N < end_B1)
 
 
 def shuffled_batches(
@@ -203,6 +215,33 @@ def mask_tokens(
     masked_ids_BN = token_ids_BN.astype(np.int64)
     masked_ids_BN[rows_S, columns_S] = replaced_S
     return masked_ids_BN, rows_S, columns_S, targets_S
+
+
+def mask_ids(
+    x_id_BF: np.ndarray, fields: Sequence[int], *, share: float, seed: int, epoch: int, step: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Select IDs and hide them: they become the out-of-vocabulary ID 0 of their field.
+
+    IDs that are 0 themselves are not selected: there is nothing to restore.
+
+    Args:
+        x_id_BF: local ids; not changed.
+        fields: positions of the fields that are masked.
+        share: of the ids, each by itself.
+        seed: of the training.
+        epoch: counts from 0.
+        step: of the epoch.
+
+    Returns:
+        The ids with some masked (B, F), and of the masked ones row and field (I,), row by row.
+    """
+    draw_BF = np.random.Generator(_random(_ID_MASKS, seed, epoch, step)).random(x_id_BF.shape)
+    maskable_F = np.zeros(x_id_BF.shape[1], dtype=bool)
+    maskable_F[list(fields)] = True
+    row_I, field_I = np.nonzero((draw_BF < share) & (x_id_BF > 0) & maskable_F)
+    masked_BF = np.array(x_id_BF)
+    masked_BF[row_I, field_I] = 0
+    return masked_BF, row_I, field_I
 
 
 def _random(purpose: int, seed: int, epoch: int, step: int = 0) -> np.random.Philox:

@@ -127,14 +127,16 @@ class ModelInput:
     def special_tokens(self) -> dict[str, int | None]:
         """Token ids by the names ``cls``, ``sep``, ``mask`` and ``pad``.
 
-        A text of a causal model has no ``sep`` and no ``mask``: they are None.
+        A text of a causal model has no ``sep`` and no ``mask``, one of an encoder-decoder no
+        ``cls`` and no ``mask``: they are None.
         """
         return dict(self.metadata["special_tokens"])
 
     @property
     def tokens_around(self) -> int:
         """How many special tokens stand around a text."""
-        return 1 + (self.special_tokens["sep"] is not None)
+        special = self.special_tokens
+        return (special["cls"] is not None) + (special["sep"] is not None)
 
     @property
     def max_tokens(self) -> int:

@@ -42,20 +42,29 @@ class PieceTokenizer:
     and ``</s>`` for RoBERTa). ``special_ids`` are all its special tokens, the unknown one included.
 
     Of a causal model ``cls_id`` is the token that begins a text; nothing stands behind it
-    (``sep_id`` is None) and nothing is masked (``mask_id`` is None).
+    (``sep_id`` is None) and nothing is masked (``mask_id`` is None). Of an encoder-decoder (T5)
+    ``sep_id`` is the token that ends a text; nothing stands before it (``cls_id`` is None) and
+    nothing is masked.
     """
 
     backend: tokenizers.Tokenizer
     name: str
     digest: str
-    cls_id: int
+    cls_id: int | None
     sep_id: int | None
     mask_id: int | None
     pad_id: int
     special_ids: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Any, name: str | None = None, *, causal: bool = False) -> PieceTokenizer:
+    def of(
+        cls,
+        tokenizer: Any,
+        name: str | None = None,
+        *,
+        causal: bool = False,
+        encoder_decoder: bool = False,
+    ) -> PieceTokenizer:
         """Adapt a fast tokenizer.
 
         Args:
@@ -65,11 +74,13 @@ class PieceTokenizer:
             causal: whether it is for a causal model. A text then begins with the token that the
                 tokenizer itself puts there, else with its token for the begin or the end of a
                 text, which also pads where there is no padding token: padding is never seen.
+            encoder_decoder: whether it is for an encoder-decoder as T5, which ends a text with one
+                token and begins it with none.
 
         Raises:
             ValueError: it is no fast tokenizer, or has no mask or padding token, or does not put
-                one token before and one after a text; for a causal model: it has neither a begin
-                nor an end token.
+                one token before and one after a text (of an encoder-decoder, one after it); for a
+                causal model: it has neither a begin nor an end token.
         """
         if isinstance(tokenizer, PieceTokenizer):
             return tokenizer
@@ -92,11 +103,21 @@ class PieceTokenizer:
         else:  # a copy: the caller's stays as it is
             backend = tokenizers.Tokenizer.from_str(text)
         around = backend.encode("").ids
-        sep_id = mask_id = None
-        if causal:
+        cls_id: int | None = None
+        sep_id: int | None = None
+        mask_id: int | None = None
+        if encoder_decoder:
+            if len(around) != 1:
+                raise ValueError(
+                    f"tokenizer {name} must put one token after a text and none before it, got "
+                    f"{len(around)} tokens for an empty text"
+                )
+            (sep_id,) = around
+            pad_id = _special_id(tokenizer, backend, name, "pad", ("<pad>",))
+        elif causal:
             cls_id = around[0] if around else _begin_id(tokenizer, backend, name)
-            pad_id = _found_id(tokenizer, backend, "pad", ("<pad>",))
-            pad_id = cls_id if pad_id is None else pad_id
+            own_pad = _found_id(tokenizer, backend, "pad", ("<pad>",))
+            pad_id = cls_id if own_pad is None else own_pad
         else:
             if len(around) != 2:
                 raise ValueError(
@@ -124,7 +145,7 @@ class PieceTokenizer:
     @property
     def around(self) -> int:
         """How many special tokens stand around a text."""
-        return 1 + (self.sep_id is not None)
+        return (self.cls_id is not None) + (self.sep_id is not None)
 
     @property
     def vocabulary_size(self) -> int:
@@ -139,7 +160,9 @@ class PieceTokenizer:
     @property
     def separator_id(self) -> int:
         """The token after a text; where there is none, the one before it."""
-        return self.cls_id if self.sep_id is None else self.sep_id
+        found = self.cls_id if self.sep_id is None else self.sep_id
+        assert found is not None
+        return found
 
     def separator(self) -> tuple[str | None, list[str]]:
         """Text of the separator, if it is neutral to its neighbours; all special texts."""

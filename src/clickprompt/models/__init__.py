@@ -4,6 +4,14 @@ from clickprompt.models.clickprompt import (
     ClickPromptForClicks,
     ClickPromptForPretraining,
     CTRForClicks,
+    MaskedIdHead,
+    MaskedIds,
 )
 
-__all__ = ["CTRForClicks", "ClickPromptForClicks", "ClickPromptForPretraining"]
+__all__ = [
+    "CTRForClicks",
+    "ClickPromptForClicks",
+    "ClickPromptForPretraining",
+    "MaskedIdHead",
+    "MaskedIds",
+]

@@ -6,14 +6,14 @@ V vocabulary.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clickprompt.ctr import CTRModel
-from clickprompt.plm import MLMHead, PromptedEncoder, pool
+from clickprompt.plm import ClickHead, MLMHead, PromptedEncoder, pool
 from clickprompt.prompts import AnyGenerator, InputPrompts
 
 Pooling = Literal["mean", "cls", "last", "avg_first_last", "avg_top2"]
@@ -36,7 +36,62 @@ class CTRForClicks(nn.Module):
 
     def forward(self, x_id_BF: Tensor) -> Tensor:
         """Logits (B,) in float32 (or float64) from local ids (B, F)."""
-        return _not_half(self.ctr(x_id_BF))
+        return not_half(self.ctr(x_id_BF))
+
+
+class MaskedIds(NamedTuple):
+    """What a model needs to restore masked IDs: I of them, each among C candidates of its field.
+
+    Attributes:
+        x_id_BF: local ids, some of them masked.
+        token_ids_BN: the whole text, nothing masked.
+        row_I: batch row of each masked ID.
+        field_I: its field.
+        candidate_C: rows of the embedding table.
+        candidate_field_C: their fields.
+    """
+
+    x_id_BF: Tensor
+    token_ids_BN: Tensor
+    row_I: Tensor
+    field_I: Tensor
+    candidate_C: Tensor
+    candidate_field_C: Tensor
+
+
+class MaskedIdHead(nn.Module):
+    """Scores of candidates for masked IDs, from what is left of the IDs and from the text.
+
+    ``score_ic = W tanh(V [q_i; h_i] + f_i) . e_c`` with the representation q of the masked IDs, the
+    pooled text h, a vector f of the masked field and the candidate's row e of the embedding table.
+
+    Args:
+        representation_size: of q.
+        hidden_size: of h.
+        embedding_size: of e.
+        fields: F.
+    """
+
+    def __init__(
+        self, *, representation_size: int, hidden_size: int, embedding_size: int, fields: int
+    ) -> None:
+        super().__init__()
+        self.join = nn.Linear(representation_size + hidden_size, hidden_size)
+        self.field = nn.Embedding(fields, hidden_size)
+        self.project = nn.Linear(hidden_size, embedding_size)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Xavier-normal weights from ``generator``, zero biases."""
+        for weight in (self.join.weight, self.field.weight, self.project.weight):
+            nn.init.xavier_normal_(weight, generator=generator)
+        for bias in (self.join.bias, self.project.bias):
+            nn.init.zeros_(bias)
+
+    def forward(self, joined_ID: Tensor, field_I: Tensor, candidate_CE: Tensor) -> Tensor:
+        """Scores (I, C)."""
+        hidden_IH = torch.tanh(self.join(joined_ID) + self.field(field_I))
+        score_IC: Tensor = self.project(hidden_IH) @ candidate_CE.T
+        return score_IC
 
 
 class ClickPromptForPretraining(nn.Module):
@@ -48,6 +103,10 @@ class ClickPromptForPretraining(nn.Module):
 
     Without a generator it is plain language modelling: nothing reads the CTR model, which is only
     kept, and its parameters get no gradient.
+
+    With an ``id_head`` the text restores masked IDs as well, in a second pass of the PLM that has
+    no prompts: what is learnt flows the other way. The paper does not have it; FLIP (Wang et al.,
+    2023, arXiv 2310.19453) masks both modalities.
     """
 
     def __init__(
@@ -57,12 +116,14 @@ class ClickPromptForPretraining(nn.Module):
         generator: AnyGenerator | None,
         encoder: PromptedEncoder,
         mlm_head: MLMHead,
+        id_head: MaskedIdHead | None = None,
     ) -> None:
         super().__init__()
         self.ctr = ctr
         self.generator = generator
         self.encoder = encoder
         self.mlm_head = mlm_head
+        self.id_head = id_head
 
     def forward(
         self,
@@ -74,7 +135,8 @@ class ClickPromptForPretraining(nn.Module):
         vocabulary_V: Tensor | None = None,
         *,
         prompts: PromptUse = "on",
-    ) -> Tensor:
+        masked_ids: MaskedIds | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits of the selected tokens.
 
         Args:
@@ -87,9 +149,11 @@ class ClickPromptForPretraining(nn.Module):
             prompts: ``off`` leaves them out, ``shuffled`` gives each row those of the row half a
                 batch away; both only measure what the prompts contribute. Without a generator
                 there are none in any case.
+            masked_ids: to be restored as well.
 
         Returns:
-            (S, V), column v belonging to ``vocabulary_V[v]``.
+            (S, V), column v belonging to ``vocabulary_V[v]``; with ``masked_ids`` also the scores
+            of the candidates (I, C), -inf where a candidate is of another field.
         """
         written = None
         if prompts != "off" and self.generator is not None:
@@ -98,7 +162,19 @@ class ClickPromptForPretraining(nn.Module):
                 representation_BD = representation_BD.roll(len(x_id_BF) // 2, dims=0)
             written = self.generator(representation_BD)
         hidden_SH = self.encoder(token_ids_BN, mask_BN, written, last_layer_at=(rows_S, columns_S))
-        return self.mlm_head(hidden_SH, vocabulary_V)
+        logit_SV: Tensor = self.mlm_head(hidden_SH, vocabulary_V)
+        return logit_SV if masked_ids is None else (logit_SV, self._restore(masked_ids, mask_BN))
+
+    def _restore(self, masked: MaskedIds, mask_BN: Tensor | None) -> Tensor:
+        assert self.id_head is not None
+        pooled_BH = pool(self.encoder(masked.token_ids_BN, mask_BN), mask_BN, "mean")
+        representation_BD = self.ctr.representation(masked.x_id_BF)
+        kind = torch.promote_types(pooled_BH.dtype, representation_BD.dtype)
+        joined_BD = torch.cat((representation_BD.to(kind), pooled_BH.to(kind)), dim=1)
+        candidate_CE = self.ctr.embedding.lookup(masked.candidate_C)
+        score_IC = self.id_head(joined_BD[masked.row_I], masked.field_I, candidate_CE)
+        other_IC = masked.field_I[:, None] != masked.candidate_field_C
+        return score_IC.float().masked_fill(other_IC, float("-inf"))
 
 
 class ClickPromptForClicks(nn.Module):
@@ -151,18 +227,10 @@ class ClickPromptForClicks(nn.Module):
         self.ctr = ctr
         self.generator = generator
         self.encoder = encoder
-        width = encoder.hidden_size
-        self.click_head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        self.click_head = ClickHead(encoder.hidden_size)
         self.pooling: Pooling = pooling
         self.pool_prompts = pool_prompts
         self.alpha = nn.Parameter(torch.tensor(alpha)) if fusion == "alpha" else None
-
-    def initialise_head(self, generator: torch.Generator) -> None:
-        """Fresh PLM head: Xavier-normal weights from ``generator``, zero biases."""
-        for layer in self.click_head:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_normal_(layer.weight, generator=generator)
-                nn.init.zeros_(layer.bias)
 
     def forward(
         self,
@@ -199,17 +267,13 @@ class ClickPromptForClicks(nn.Module):
         if self.pool_prompts and mask_BN is not None and isinstance(written, InputPrompts):
             mask_BN = functional.pad(mask_BN, (written.vector_BKE.shape[1], 0), value=True)
         pooled_BH = pool(hidden, mask_BN, self.pooling)
-        z_ctr_B = _not_half(self.ctr.logits(representation_BD, x_id_BF))
-        # The last products in float32: a bf16 logit has three digits and ties many rows.
-        with torch.autocast(pooled_BH.device.type, enabled=False):
-            z_plm_B = self.click_head(
-                pooled_BH.to(next(self.click_head.parameters()).dtype)
-            ).squeeze(-1)
+        z_ctr_B = not_half(self.ctr.logits(representation_BD, x_id_BF))
+        z_plm_B = self.click_head(pooled_BH)
         if self.alpha is None:
             return z_ctr_B + z_plm_B
         return self.alpha * z_ctr_B + (1 - self.alpha) * z_plm_B
 
 
-def _not_half(logits_B: Tensor) -> Tensor:
+def not_half(logits_B: Tensor) -> Tensor:
     """Logits of bf16 in float32; those of float64 stay exact."""
     return logits_B if logits_B.dtype == torch.float64 else logits_B.float()

@@ -11,18 +11,19 @@ TITLES = {
     "backbone": "Backbone from scratch",
     "finetune_without_plm": "ClickPrompt without PLM",
     "finetune_with_plm": "ClickPrompt with PLM",
+    "distilled": "ClickPrompt distilled",
 }
 
 
-def plot_click_curves(trained: TrainedModel) -> Any:
-    """Loss, valid AUC and valid LogLoss by epoch."""
+def plot_click_curves(trained: TrainedModel, title: str | None = None) -> Any:
+    """Loss, valid AUC and valid LogLoss by epoch; without a title that of the stage."""
     from clickprompt.evaluation.plots import plot_training_curves
 
     panels = {
         "LogLoss": ["train_loss", "valid_log_loss"],
         "AUC": ["valid_auc"],
     }
-    return plot_training_curves(trained.report["history"], panels, TITLES[trained.stage])
+    return plot_training_curves(trained.report["history"], panels, title or TITLES[trained.stage])
 
 
 def plot_pretraining_curves(trained: TrainedModel) -> Any:

@@ -1,8 +1,8 @@
 """Language models that read prompts: loading, prompted attention, heads, pooling.
 
 `load_encoder` and `load_tokenizer` take `clickprompt.parameters.PLMParameters`;
-`PromptedEncoder`, `MLMHead` and `pool` are plain torch. torch is imported with the first of
-them that is asked for: finding a model's files needs none of it.
+`PromptedEncoder`, `MLMHead`, `ClickHead` and `pool` are plain torch. torch is imported with the
+first of them that is asked for: finding a model's files needs none of it.
 """
 
 import importlib
@@ -12,11 +12,12 @@ from clickprompt.plm.source import PLMSource, load_tokenizer, resolve_source
 
 if TYPE_CHECKING:
     from clickprompt.plm.encoder import PromptedEncoder, load_encoder
-    from clickprompt.plm.head import POOLINGS, MLMHead, load_mlm_head, pool
+    from clickprompt.plm.head import POOLINGS, ClickHead, MLMHead, load_mlm_head, pool
     from clickprompt.plm.lora import merge_lora
 
 __all__ = [
     "POOLINGS",
+    "ClickHead",
     "MLMHead",
     "PLMSource",
     "PromptedEncoder",
@@ -32,6 +33,7 @@ _TORCH_PARTS = {
     "PromptedEncoder": "encoder",
     "load_encoder": "encoder",
     "POOLINGS": "head",
+    "ClickHead": "head",
     "MLMHead": "head",
     "load_mlm_head": "head",
     "merge_lora": "lora",

@@ -529,27 +529,7 @@ def load_encoder(
         if plm.dropout is not None:
             for name in family.dropouts:
                 setattr(config, name, plm.dropout)
-        try:
-            model, report = AutoModel.from_pretrained(
-                source.folder,
-                config=config,
-                **family.load_options,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except Exception as error:  # safetensors and transformers raise many kinds
-            raise ValueError(
-                f"plm.source must hold readable weights, got {source.folder}: {error}"
-            ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ValueError(
-            f"plm.source must hold all weights of its encoder, got {source.folder} without "
-            f"{missing[0]} ({len(missing)} missing)"
-        )
+    model = source.load_model(AutoModel, config, "encoder", **family.load_options)
     if plm.lora is not None:
         add_lora(
             model,

@@ -474,7 +474,11 @@ _DISENTANGLED = (
     "its attention scores depend on the distance between two tokens, and a prompt, which has no "
     "position, has none"
 )
-_NOT_PROMPTED = {"deberta": _DISENTANGLED, "deberta-v2": _DISENTANGLED}  # v3 says v2, too
+_NOT_PROMPTED = {
+    "deberta": _DISENTANGLED,
+    "deberta-v2": _DISENTANGLED,  # v3 says v2, too
+    "t5": "only the baseline P5 reads an encoder-decoder",
+}
 
 
 def family_of(model_type: object) -> Family:

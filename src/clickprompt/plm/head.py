@@ -1,4 +1,4 @@
-"""Heads on the encoder: masked-token prediction and pooling.
+"""Heads on the encoder: masked-token prediction, pooling and the click.
 
 Letters: B batch, N text tokens, H hidden size, E size of the word embeddings, V vocabulary,
 S selected positions, T tokens that the softmax is limited to.
@@ -148,6 +148,35 @@ def _stored_tensors(source: PLMSource, names: Mapping[str, str]) -> dict[str, Te
                 if theirs in ours:
                     found[ours[theirs]] = weights.get_tensor(stored).float()
     return found
+
+
+class ClickHead(nn.Sequential):
+    """Logit of a click from pooled text: Linear, tanh, Linear (section 6 of docs/method.md).
+
+    Args:
+        width: of what it reads.
+        hidden: width of the layer between; None: ``width``.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None) -> None:
+        hidden = width if hidden is None else hidden
+        super().__init__(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Xavier-normal weights from ``generator``, zero biases."""
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled_BH: Tensor) -> Tensor:
+        """Logits (B,) of texts (B, H), in the number format of the weights.
+
+        The products are never in bf16: such a logit has three digits and ties many rows.
+        """
+        with torch.autocast(pooled_BH.device.type, enabled=False):
+            logit_B1: Tensor = super().forward(pooled_BH.to(next(self.parameters()).dtype))
+        return logit_B1.squeeze(-1)
 
 
 def pool(hidden: Tensor | Sequence[Tensor], mask_BN: Tensor | None, pooling: str) -> Tensor:

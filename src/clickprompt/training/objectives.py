@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -22,11 +22,12 @@ from clickprompt.evaluation.metrics import auc, log_loss
 from clickprompt.modality import (
     ModelInput,
     TextBatcher,
+    mask_ids,
     mask_tokens,
     shuffled_batches,
 )
-from clickprompt.models.clickprompt import PromptUse
-from clickprompt.parameters import MaskingParameters
+from clickprompt.models.clickprompt import MaskedIds, PromptUse
+from clickprompt.parameters import MaskedIdParameters, MaskingParameters
 from clickprompt.training.cross_entropy import cross_entropy_sum
 from clickprompt.training.machine import Machine
 
@@ -55,18 +56,40 @@ class Batch:
         label_B: 0 or 1.
         token_ids_BN: text, masked where PA-MLM selected; None without a PLM.
         length_B: tokens of each row, padding not counted; None without a PLM.
+        item_ids_BN: text of the item, where it is apart from that of the user (``token_ids_BN``).
+        item_length_B: its tokens.
+        piece_BF: number of each field's piece of text, where a model asks for it.
         row_S: batch row of each selected token; None outside pretraining.
         column_S: the position where it is predicted: its own (PA-MLM), the one before (PA-CLM).
         target_S: column of the right token in the softmax, or ``IGNORED``.
+        whole_ids_BN: the text with nothing masked, where masked IDs are restored from it.
+        masked_BF: local ids, some of them masked.
+        row_I: batch row of each masked ID.
+        field_I: its field.
+        target_I: its place among the candidates.
+        weight_I: of its loss, so that the sum over the batch is in proportion to the tokens'.
+        candidate_C: rows of the embedding table that the masked IDs are sought among.
+        candidate_field_C: their fields.
     """
 
     x_id_BF: np.ndarray
     label_B: np.ndarray
     token_ids_BN: np.ndarray | None = None
     length_B: np.ndarray | None = None
+    item_ids_BN: np.ndarray | None = None
+    item_length_B: np.ndarray | None = None
+    piece_BF: np.ndarray | None = None
     row_S: np.ndarray | None = None
     column_S: np.ndarray | None = None
     target_S: np.ndarray | None = None
+    whole_ids_BN: np.ndarray | None = None
+    masked_BF: np.ndarray | None = None
+    row_I: np.ndarray | None = None
+    field_I: np.ndarray | None = None
+    target_I: np.ndarray | None = None
+    weight_I: np.ndarray | None = None
+    candidate_C: np.ndarray | None = None
+    candidate_field_C: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label_B)
@@ -81,19 +104,29 @@ class Batch:
         edges = np.linspace(0, len(self), parts + 1).round().astype(int)
         start, stop = int(edges[number]), int(edges[number + 1])
         chosen: dict[str, Any] = {
-            name: None if array is None else array[start:stop]
+            name: array if array is None or name.endswith("_C") else array[start:stop]
             for name, array in vars(self).items()
-            if not name.endswith("_S")
+            if not name.endswith(("_S", "_I"))
         }
         if self.row_S is not None and self.column_S is not None and self.target_S is not None:
             inside_S = (self.row_S >= start) & (self.row_S < stop)
             chosen["row_S"] = self.row_S[inside_S] - start
             chosen["column_S"] = self.column_S[inside_S]
             chosen["target_S"] = self.target_S[inside_S]
-        if self.token_ids_BN is not None and self.length_B is not None:
-            longest = int(chosen["length_B"].max(initial=1))
-            width = -(-longest // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
-            chosen["token_ids_BN"] = chosen["token_ids_BN"][:, :width]
+        if self.row_I is not None:
+            inside_I = (self.row_I >= start) & (self.row_I < stop)
+            for name in ("row_I", "field_I", "target_I", "weight_I"):
+                chosen[name] = getattr(self, name)[inside_I]
+            chosen["row_I"] = chosen["row_I"] - start
+        for text, length in (
+            ("token_ids_BN", "length_B"),
+            ("whole_ids_BN", "length_B"),
+            ("item_ids_BN", "item_length_B"),
+        ):
+            if chosen[text] is not None and chosen[length] is not None:
+                longest = int(chosen[length].max(initial=1))
+                width = -(-longest // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+                chosen[text] = chosen[text][:, :width]
         return Batch(**chosen)
 
 
@@ -233,6 +266,7 @@ class TokenObjective(ABC):
         splits: whose rows are trained on.
         measured: prompts with which the valid split is measured; ``off`` alone where the model has
             none, since with them the others would be the same numbers.
+        masked_ids: the text restores masked IDs as well; None: it does not.
 
     Raises:
         ValueError: PA-MLM with a model input of a causal model, which has no mask token.
@@ -254,6 +288,7 @@ class TokenObjective(ABC):
         validation_rows: int | None = None,
         splits: Literal["train", "train_and_valid"] = "train",
         measured: tuple[PromptUse, ...] = ("on", "off", "shuffled"),
+        masked_ids: MaskedIdParameters | None = None,
     ) -> None:
         self._input = model_input
         # As plain arrays: numpy's own class for mapped files takes longer than reading the rows.
@@ -268,6 +303,11 @@ class TokenObjective(ABC):
         self._validation_rows = validation_rows
         self._last: Split = "train" if splits == "train" else "valid"
         self._measured = measured
+        self._masked_ids = masked_ids
+        sizes = np.asarray(model_input.field_sizes)
+        self._field_ends = np.cumsum(sizes)
+        # A bag has no row of its own that could be restored.
+        self._restored = [f for f in range(len(sizes)) if f not in model_input.bags]
         self._text = TextBatcher(model_input)
         if self.task == "mlm" and self._text.mask_id is None:
             raise ValueError(
@@ -299,7 +339,7 @@ class TokenObjective(ABC):
         row_S = np.append(row_S, np.arange(more) % len(rows))
         column_S = np.append(column_S, np.zeros(more, dtype=np.int64))
         target_S = np.append(target_S, np.full(more, IGNORED))
-        return Batch(
+        batch = Batch(
             x_id_BF=self._ids[rows],
             label_B=self._labels[rows],
             token_ids_BN=given_BN,
@@ -308,6 +348,36 @@ class TokenObjective(ABC):
             column_S=column_S,
             target_S=target_S,
         )
+        if self._masked_ids is None:
+            return batch
+        return replace(batch, whole_ids_BN=token_ids_BN, **self._hide_ids(batch, epoch, step))
+
+    def _hide_ids(self, batch: Batch, epoch: int, step: int) -> dict[str, np.ndarray]:
+        """Mask some IDs; the candidates are all IDs of the batch, each sought in its own field."""
+        assert self._masked_ids is not None
+        masked_BF, row_I, field_I = mask_ids(
+            batch.x_id_BF,
+            self._restored,
+            share=self._masked_ids.share,
+            seed=self._seed,
+            epoch=epoch,
+            step=step,
+        )
+        first_F = self._field_ends - np.asarray(self._input.field_sizes)
+        known_BF = batch.x_id_BF[:, self._restored]
+        table_BF = known_BF.astype(np.int64) + first_F[self._restored]
+        candidate_C = np.unique(table_BF[known_BF > 0])
+        true_I = batch.x_id_BF[row_I, field_I] + first_F[field_I]
+        weight = self._masked_ids.weight * self.count(batch) / max(len(row_I), 1)
+        return {
+            "masked_BF": masked_BF,
+            "row_I": row_I,
+            "field_I": field_I,
+            "target_I": np.searchsorted(candidate_C, true_I),
+            "weight_I": np.full(len(row_I), weight, dtype=np.float32),
+            "candidate_C": candidate_C,
+            "candidate_field_C": np.searchsorted(self._field_ends, candidate_C, side="right"),
+        }
 
     @abstractmethod
     def _select(
@@ -337,12 +407,42 @@ class TokenObjective(ABC):
         )
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Summed cross entropy of the selected tokens."""
+        """Summed cross entropy of the selected tokens, and in proportion that of masked IDs."""
+        device = self._machine.device
         with self._machine.autocast():
-            logit_SV = self.logits(model, batch)
+            if batch.row_I is None:
+                logit_SV, score_IC = self.logits(model, batch), None
+            else:
+                logit_SV, score_IC = self._both(model, batch)
         assert batch.target_S is not None
-        target_S = to_device(batch.target_S, self._machine.device)
-        return cross_entropy_sum(logit_SV, target_S, IGNORED)
+        loss = cross_entropy_sum(logit_SV, to_device(batch.target_S, device), IGNORED)
+        if score_IC is None:
+            return loss
+        assert batch.target_I is not None
+        assert batch.weight_I is not None
+        of_ids_I = functional.cross_entropy(
+            score_IC, to_device(batch.target_I, device), reduction="none"
+        )
+        return loss + (of_ids_I * to_device(batch.weight_I, device)).sum()
+
+    def _both(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (S, V) of the selected tokens and scores (I, C) of the masked IDs' candidates."""
+        device = self._machine.device
+        names = ("token_ids_BN", "row_S", "column_S")
+        names_of_ids = (
+            "masked_BF", "whole_ids_BN", "row_I", "field_I", "candidate_C", "candidate_field_C",
+        )  # fmt: skip
+        token_ids_BN, row_S, column_S = (to_device(getattr(batch, n), device) for n in names)
+        logit_SV, score_IC = model(
+            to_device(batch.x_id_BF, device),
+            token_ids_BN,
+            text_mask(batch, device),
+            row_S,
+            column_S,
+            self._vocabulary_V,
+            masked_ids=MaskedIds(*(to_device(getattr(batch, n), device) for n in names_of_ids)),
+        )
+        return logit_SV, score_IC
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -355,6 +455,7 @@ class TokenObjective(ABC):
         sums: dict[PromptUse, float] = dict.fromkeys(self._measured, 0.0)
         hits = dict.fromkeys(sums, 0)
         count = 0
+        id_loss, id_hits, id_count = 0.0, 0, 0
         for step, rows in enumerate(self._validation_batches()):
             batch = self.prepare(rows, epoch=VALIDATION_EPOCH, step=step)
             assert batch.target_S is not None
@@ -367,7 +468,20 @@ class TokenObjective(ABC):
                     logit_SV = self.logits(model, batch, prompts)
                 sums[prompts] += float(cross_entropy_sum(logit_SV, target_S, IGNORED))
                 hits[prompts] += int((logit_SV.argmax(dim=1) == target_S).sum())
-        return {
+            if batch.target_I is not None:
+                with self._machine.autocast():
+                    _, score_IC = self._both(model, batch)
+                target_I = to_device(batch.target_I, self._machine.device)
+                id_loss += float(functional.cross_entropy(score_IC, target_I, reduction="sum"))
+                id_hits += int((score_IC.argmax(dim=1) == target_I).sum())
+                id_count += len(target_I)
+        of_ids = {}
+        if self._masked_ids is not None:
+            of_ids = {
+                "valid_masked_id_loss": id_loss / max(id_count, 1),
+                "valid_masked_id_accuracy": id_hits / max(id_count, 1),
+            }
+        return of_ids | {
             f"valid_{self.task}_{name}_prompts_{prompts}": value / max(count, 1)
             for prompts in sums
             for name, value in (("loss", sums[prompts]), ("accuracy", hits[prompts]))

@@ -19,8 +19,12 @@ PARTS = {
     "ctr": "learning_rate_ctr",
     "generator": "learning_rate_prompts",
     "encoder": "learning_rate_plm",
+    "item_encoder": "learning_rate_plm",
     "mlm_head": "learning_rate_head",
+    "id_head": "learning_rate_head",
     "click_head": "learning_rate_head",
+    "ctr_projection": "learning_rate_head",
+    "text_projection": "learning_rate_head",
     "alpha": "learning_rate_head",
 }
 
@@ -154,7 +158,11 @@ def _decay(part: str, kind: str, stage: StageParameters) -> float:
         return 0.0
     if kind == "embedding" and stage.weight_decay_embedding is not None:
         return stage.weight_decay_embedding
-    return stage.weight_decay_plm if part in ("encoder", "mlm_head") else stage.weight_decay
+    return (
+        stage.weight_decay_plm
+        if part in ("encoder", "item_encoder", "mlm_head")
+        else stage.weight_decay
+    )
 
 
 def choose_sparse_gradients(model: nn.Module, stage: StageParameters) -> None:

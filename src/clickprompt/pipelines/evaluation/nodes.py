@@ -1,5 +1,6 @@
 """Nodes of evaluation."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -18,16 +19,30 @@ def collect_predictions(
     seed: int,
 ) -> pd.DataFrame:
     """Put the predictions of the three models into one table that names them."""
-    from clickprompt.plm.source import resolve_source
+    return named_predictions(
+        {
+            "backbone": (None, backbone),
+            "clickprompt_without_plm": (plm.source, without_plm),
+            "clickprompt_with_plm": (plm.source, with_plm),
+        },
+        ctr,
+        seed,
+    )
 
-    name = resolve_source(plm).name
+
+def named_predictions(
+    models: Mapping[str, tuple[str | None, pd.DataFrame]], ctr: CTRParameters, seed: int
+) -> pd.DataFrame:
+    """One table of several models' predictions, with ``model``, ``ctr``, ``plm`` and ``seed``.
+
+    Args:
+        models: name -> the language model it has learnt from, if any, and its predictions.
+        ctr: the CTR model that all have, or are compared with.
+        seed: of all of them.
+    """
     parts = [
-        frame.assign(model=model, ctr=ctr.name, plm=pd.Series(language_model, frame.index, "str"))
-        for model, language_model, frame in (
-            ("backbone", None, backbone),
-            ("clickprompt_without_plm", name, without_plm),
-            ("clickprompt_with_plm", name, with_plm),
-        )
+        frame.assign(model=model, ctr=ctr.name, plm=pd.Series(plm, frame.index, "str"))
+        for model, (plm, frame) in models.items()
     ]
     return pd.concat(parts, ignore_index=True).assign(seed=seed)
 
@@ -40,8 +55,18 @@ def evaluate(
     evaluation: EvaluationParameters,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Compute every metric: the report, and the rows of the result table."""
-    from clickprompt.evaluation import evaluate_predictions, train_facts
     from clickprompt.evaluation.prompts import prompt_summary
+
+    report = predictions_report(predictions, model_input, evaluation)
+    report["prompts"] = [prompt_summary(stage.report) for stage in (pretrained, with_plm)]
+    return report, report["results"]
+
+
+def predictions_report(
+    predictions: pd.DataFrame, model_input: ModelInput, evaluation: EvaluationParameters
+) -> dict[str, Any]:
+    """The evaluation report of named predictions."""
+    from clickprompt.evaluation import evaluate_predictions, train_facts
 
     train = model_input.rows("train")
     facts = train_facts(
@@ -50,9 +75,7 @@ def evaluate(
         model_input.item_train_rows[train],
         evaluation.tail_share,
     )
-    report = evaluate_predictions(predictions, evaluation, facts)
-    report["prompts"] = [prompt_summary(stage.report) for stage in (pretrained, with_plm)]
-    return report, report["results"]
+    return evaluate_predictions(predictions, evaluation, facts)
 
 
 def plot_evaluation(report: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
@@ -73,4 +96,7 @@ def show_results(report: dict[str, Any]) -> None:
 
     from clickprompt.evaluation.tables import prompts_table, results_table
 
-    Console().print(results_table(report), prompts_table(report["prompts"]))
+    tables = [results_table(report)]
+    if prompts := report.get("prompts"):
+        tables.append(prompts_table(prompts))
+    Console().print(*tables)

@@ -58,7 +58,7 @@ def tokenise_pieces(
     return modality.tokenise_pieces(
         text_view,
         field_codes,
-        modality.PieceTokenizer.of(load_tokenizer(plm), causal=_is_causal(plm)),
+        modality.PieceTokenizer.of(load_tokenizer(plm), **_text_kind(plm)),
         max_tokens=_longest_text(plm),
         long_text=plm.long_text,
     )
@@ -99,12 +99,15 @@ def compare_counts(
         logger.warning(message)
 
 
-def _is_causal(plm: PLMParameters) -> bool:
-    """Whether the model reads a text from left to right, without special tokens behind it."""
+def _text_kind(plm: PLMParameters) -> dict[str, Any]:
+    """Which special tokens stand around a text of this model."""
     from clickprompt.plm import resolve_source
     from clickprompt.plm.families import family_of
 
-    return family_of(resolve_source(plm).config().get("model_type")).causal
+    source = resolve_source(plm)
+    if source.encoder_decoder:
+        return {"encoder_decoder": True}
+    return {"causal": family_of(source.config().get("model_type")).causal}
 
 
 def _longest_text(plm: PLMParameters) -> int:
@@ -113,6 +116,8 @@ def _longest_text(plm: PLMParameters) -> int:
     from clickprompt.plm.families import family_of
 
     source = resolve_source(plm)
+    if source.encoder_decoder:  # relative positions: no limit but that of its pretraining
+        return plm.max_tokens or int(source.model_config().n_positions)
     family = family_of(source.config().get("model_type"))
     positions, offset = family.positions(source.model_config()), plm.position_offset
     limit = positions - offset
