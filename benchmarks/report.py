@@ -17,6 +17,7 @@ from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
 from benchmarks.report_adaptation import adaptation_section
 from benchmarks.report_backbones import anchors_section, backbones_section, outside_the_band
+from benchmarks.report_baselines import baselines_section
 from benchmarks.report_ctr import large_vocabulary_section
 from benchmarks.report_ctr_speed import (
     cost_section,
@@ -59,6 +60,10 @@ def page() -> str:
         parts.append(backbones_section(_read(FOLDER / "backbones.json")))
     anchors = FOLDER / "anchors.json"
     parts.append(anchors_section(_read(anchors) if anchors.exists() else None))
+    if (FOLDER / "baselines.json").exists():
+        backbones = FOLDER / "backbones.json"
+        known = _read(backbones) if backbones.exists() else None
+        parts.append(baselines_section(_read(FOLDER / "baselines.json"), known))
     for name, section in (
         ("accuracy_per_minute", accuracy_per_minute_section),
         ("plm_speed", plm_speed_section),
