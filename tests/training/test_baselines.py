@@ -454,6 +454,10 @@ def test_frozen_vectors_are_added_where_they_should(model_input, plm, use):
         expected = ctr(x_id) + model.click_head(texts.mean(dim=1))
     else:
         table = ctr.embedding
+        np.testing.assert_allclose(found, ctr(x_id), atol=1e-6)  # it starts as the CTR model alone
+        model.text_projection.weight.normal_(generator=torch.Generator().manual_seed(2))
+        found = objective.logits(model, batch)
+        assert not np.allclose(found, ctr(x_id), atol=1e-3)
         added = texts @ model.text_projection.weight.T
         rows = table.weight[x_id + table.field_offsets] + added
         plain = ctr.embedding.forward

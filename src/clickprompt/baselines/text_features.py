@@ -53,9 +53,12 @@ class TextFeatureCTR(nn.Module):
             self.click_head = ClickHead(width)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw what is not the CTR model's: Xavier-normal weights from ``generator``."""
+        """Draw what is not the CTR model's; the projection starts at 0, as the CTR model alone.
+
+        A drawn one would outweigh the embeddings, which Xavier draws close to 0.
+        """
         if self.text_projection is not None:
-            nn.init.xavier_normal_(self.text_projection.weight, generator=generator)
+            nn.init.zeros_(self.text_projection.weight)
         if self.click_head is not None:
             self.click_head.initialise(generator)
 
