@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clickprompt.parameters import PLMParameters
 from clickprompt.plm import load_tokenizer, resolve_source
+from clickprompt.plm.dropout import use_quick_dropout
 
 
 class P5(nn.Module):
@@ -33,6 +34,7 @@ class P5(nn.Module):
 
     def __init__(self, *, model: Any, yes: int, no: int) -> None:
         super().__init__()
+        use_quick_dropout(model)
         self.encoder = model
         self.register_buffer("answers", torch.tensor([yes, no]), persistent=False)
         # T5 has its word embeddings under four names; a file has them once.
