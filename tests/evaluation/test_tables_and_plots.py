@@ -71,6 +71,12 @@ def test_ctr_models_have_a_column_when_there_are_several(study_report):
     assert "PLM minilm" in text
 
 
+def test_a_language_model_that_no_model_has_gets_no_column(report):
+    alone = report | {"summary": report["summary"][:2]}
+    assert "CTR dcnv2" in _printed(alone, 80)
+    assert "PLM" not in _printed(alone, 80)
+
+
 def test_best_of_each_metric_is_bold(report):
     columns = {str(column.header): list(column.cells) for column in results_table(report).columns}
     for heading, metric, pick in (("AUC", "auc", max), ("LogLoss", "log_loss", min)):

@@ -58,16 +58,17 @@ def table_rows(report: Report) -> list[dict[str, str]]:
 def results_table(report: Report) -> Table:
     """The table that a run ends with, for ``rich.print``; the best of each metric is bold.
 
-    A CTR model or PLM that all models share stands in the title and not in a column.
+    A CTR model or PLM that all models share stands in the title and not in a column; where there is
+    none it stands nowhere.
     """
     lines, rows = report["summary"], table_rows(report)
     best = {"AUC": _best(lines, "auc", max), "LogLoss": _best(lines, "log_loss", min)}
     shared = {
-        heading: next(iter(values))
+        heading: next(iter(values), None)
         for heading in ("CTR", "PLM")
-        if len(values := {row[heading] for row in rows} - {"–"}) == 1
+        if len(values := {row[heading] for row in rows} - {"–"}) <= 1
     }
-    subject = [f"{heading} {name}" for heading, name in shared.items()]
+    subject = [f"{heading} {name}" for heading, name in shared.items() if name is not None]
     table = Table(
         title=escape(", ".join([f"Test split, {lines[0]['rows']:,} rows", *subject])),
         caption="gain: relative improvement over the backbone\n"
