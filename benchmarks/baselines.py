@@ -2,15 +2,15 @@
 
 1. Every model is trained with each of its six settings (:data:`SETTINGS`) on seed 0; the one with
    the highest valid AUC is chosen. Of these trials nothing but valid is kept.
-2. Every seed is trained with what was chosen; test serves the report only. Models that take more
-   than three minutes have three seeds, the others five (``--seeds``).
+2. Every seed is trained with what was chosen; test serves the report only.
 
 Everything else is what ``conf`` says. Differences from the backbone are tested over the seeds that
-both have (paired t, Holm's correction). Models are trained one at a time with all cores, so that
-seconds and rows a second can be compared. Trained stages are kept in ``data/06_models`` and found
-again, so an interrupted run continues.
+both have (paired t, Holm's correction). The comparison may run on a GPU, several trainings
+at a time; what a model costs is measured apart (``--cost``), on this machine, one at a time.
+Trained stages are kept in ``data/06_models`` and found again, so an interrupted run continues.
 
-    python -m benchmarks.baselines [--seeds 5] [--models ctrl ptab]
+    python -m benchmarks.baselines [--seeds 5] [--processes 1] [--device auto]
+    python -m benchmarks.baselines --cost
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.project import REPOSITORY, base_parameters, convert_files, embedded_files
-from benchmarks.seeds import METRICS, best_on_valid, compare_over_seeds
+from benchmarks.seeds import (
+    METRICS,
+    best_on_valid,
+    compare_over_seeds,
+    worker_training,
+    workers,
+)
 from clickprompt.progress import clock
 
 REFERENCE = "backbone"
-LONG = 180.0  # seconds of training from which on a model has three seeds
-SEEDS_OF_LONG = 3
 
 Changes = Mapping[str, Any]
 
@@ -88,8 +94,16 @@ MODELS = tuple(SETTINGS)
 FOLDER = REPOSITORY / "data" / "05_model_input" / "baselines"
 
 
-def train(model: str, changes: Changes, seed: int) -> dict[str, Any]:
+def train(
+    model: str, changes: Changes, seed: int, machine: Changes | None = None
+) -> dict[str, Any]:
     """Train one model with one setting, or find it.
+
+    Args:
+        model: of :data:`MODELS`.
+        changes: of the parameters, by dotted name.
+        seed: of the training.
+        machine: more changes, of what says where is trained.
 
     Returns:
         ``model``, ``seed``, ``changes``, ``metrics``, ``parameters`` (in serving), ``seconds`` (of
@@ -101,9 +115,10 @@ def train(model: str, changes: Changes, seed: int) -> dict[str, Any]:
     from clickprompt.tuning.space import nested
 
     named = {"model.name": model} if model not in OWN else {}
-    known = base_parameters(changes=nested({**changes, **named}))
+    known = base_parameters(changes=nested({**changes, **named, **(machine or {})}))
     model_input = ModelInput.open(FOLDER)
-    shared: dict[str, Any] = {"model_input": model_input, "training": known.training, "seed": seed}
+    training = worker_training(known.training)
+    shared: dict[str, Any] = {"model_input": model_input, "training": training, "seed": seed}
     text = {"ctr": known.ctr, "plm": known.plm, "prompts": known.prompts}
     stages_seconds = 0.0
     if model == "backbone":
@@ -139,11 +154,11 @@ def train(model: str, changes: Changes, seed: int) -> dict[str, Any]:
             known.backbone,
             known.pretrain,
             known.finetune.without_plm,
-            known.training,
+            training,
             seed,
         )
         before = trained.report["parameters"].get("pretrained")
-        stages_seconds = 0.0 if before is None else _seconds_of(before, known.training.folder)
+        stages_seconds = 0.0 if before is None else _seconds_of(before, training.folder)
     return {
         "model": model,
         "seed": seed,
@@ -151,6 +166,8 @@ def train(model: str, changes: Changes, seed: int) -> dict[str, Any]:
         "metrics": trained.report["metrics"],
         "plm": trained.report["plm"],
         "parameters": sum(trained.report["parameter_counts"].values()),
+        "device": trained.report["device"],
+        "precision": trained.report["precision"],
         "seconds": stages_seconds + trained.report["seconds"],
         "scored_rows_per_second": trained.report.get("scored_rows_per_second"),
     }
@@ -165,25 +182,49 @@ OWN = (
 )
 
 
-def compare(models: Sequence[str], seeds: int) -> dict[str, Any]:
-    """Tune the models with equal effort, then train all seeds and test once."""
+def compare(
+    models: Sequence[str],
+    seeds: int,
+    processes: int = 1,
+    machine: Changes | None = None,
+) -> dict[str, Any]:
+    """Tune the models with equal effort, then train all seeds and test once.
+
+    Args:
+        models: of :data:`MODELS`.
+        seeds: of each model.
+        processes: at work at the same time.
+        machine: parameters that say where is trained.
+    """
     tuning: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Any]] = {}
     results: list[dict[str, Any]] = []
-    for model in models:
-        tried = []
-        for number, changes in enumerate(SETTINGS[model], start=1):
-            entry = train(model, changes, seed=0)
-            tried.append(entry)
-            _tell(f"{model}, setting {number} of {len(SETTINGS[model])}", entry, "valid_auc")
-        best = best_on_valid(tried)
-        chosen[model] = best["changes"]
-        tuning += [_trial(entry) for entry in tried]
-        count = seeds if best["seconds"] < LONG else min(seeds, SEEDS_OF_LONG)
-        for seed in range(count):
-            entry = train(model, best["changes"], seed)
-            results.append(_result(entry))
-            _tell(f"{model}, seed {seed + 1} of {count}", entry, "test_auc")
+    with workers(processes) as pool:
+
+        def run(jobs: Sequence[Job], metric: str) -> dict[Job, dict[str, Any]]:
+            """In waves: what several jobs start from is trained by the first of them."""
+            done: dict[Job, dict[str, Any]] = {}
+            for wave in waves(jobs):
+                futures = {pool.submit(train, *job.given(), machine): job for job in wave}
+                for future in as_completed(futures):
+                    job = futures[future]
+                    done[job] = future.result()
+                    _tell(f"{len(done)} of {len(jobs)}, {job.model}, seed {job.seed}", done[job],
+                          metric)  # fmt: skip
+            return done
+
+        trials = [Job(m, number, 0) for m in models for number in range(len(SETTINGS[m]))]
+        tried = run(trials, "valid_auc")
+        repeated: list[Job] = []
+        for model in models:
+            own = {job: entry for job, entry in tried.items() if job.model == model}
+            best = best_on_valid([own[job] for job in sorted(own)])
+            chosen[model] = best["changes"]
+            tuning += [_trial(own[job]) for job in sorted(own)]
+            number = SETTINGS[model].index(best["changes"])
+            repeated += [Job(model, number, seed) for seed in range(seeds)]
+        final = run(repeated, "test_auc")
+        results = [_result(final[job]) for job in repeated]
     return {
         "settings": {model: len(SETTINGS[model]) for model in models},
         "tuning": tuning,
@@ -192,6 +233,58 @@ def compare(models: Sequence[str], seeds: int) -> dict[str, Any]:
         "summary": [_mean([row for row in results if row["model"] == m]) for m in models],
         "tests": compare_over_seeds(results, REFERENCE) if REFERENCE in models else [],
     }
+
+
+@dataclass(frozen=True, order=True)
+class Job:
+    """One training: a model, the number of its setting, a seed."""
+
+    model: str
+    setting: int
+    seed: int
+
+    def given(self) -> tuple[str, dict[str, Any], int]:
+        """What :func:`train` is called with."""
+        return self.model, SETTINGS[self.model][self.setting], self.seed
+
+
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that may run together: none starts from a stage that another one is training.
+
+    In the first wave are one job of each stage that others start from, and all that stand alone;
+    distillation comes last, since its teachers may be among the others.
+    """
+    first: list[Job] = []
+    later: list[Job] = []
+    teachers: list[Job] = []
+    distilled: list[Job] = []
+    seen: set[tuple[object, ...]] = set()
+    taught: set[int] = set()
+    for job in jobs:
+        if job.model == "clickprompt_distilled":
+            (distilled if job.seed in taught else teachers).append(job)
+            taught.add(job.seed)
+            continue
+        shared = _starts_from(job)
+        (later if shared in seen else first).append(job)
+        seen.add(shared)
+    return [wave for wave in (first, later, teachers, distilled) if wave]
+
+
+def _starts_from(job: Job) -> tuple[object, ...]:
+    """Names the pretraining, or the job itself where there is none."""
+    _, changes, seed = job.given()
+    match job.model:
+        case "clickprompt_with_plm" | "clickprompt_without_plm":
+            return ("pretrain", seed)
+        case "ptab":
+            return ("ptab", seed)
+        case "ctrl":
+            return ("ctrl", changes["model.ctrl.align.temperature"], seed)
+        case "clickprompt_masked_ids":
+            return ("masked", changes["pretrain.masked_ids.weight"], seed)
+        case _:
+            return (job,)
 
 
 def _seconds_of(digest: str, folder: str) -> float:
@@ -211,7 +304,16 @@ def _trial(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(entry: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("model", "seed", "plm", "parameters", "seconds", "scored_rows_per_second")
+    names = (
+        "model",
+        "seed",
+        "device",
+        "precision",
+        "plm",
+        "parameters",
+        "seconds",
+        "scored_rows_per_second",
+    )
     return {name: entry[name] for name in names} | {
         name: entry["metrics"][f"test_{name}"] for name in METRICS
     }
@@ -225,9 +327,6 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [row[metric] for row in rows]
         line[metric] = statistics.fmean(values)
         line[f"{metric}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
-    for name in ("seconds", "scored_rows_per_second"):
-        known = [row[name] for row in rows if row[name] is not None]
-        line[name] = round(statistics.median(known), 1) if known else None
     return line
 
 
@@ -247,22 +346,51 @@ def _constant_log_loss(model_input: Any) -> float:
     return log_loss(labels, np.full(len(labels), rate))
 
 
+def cost(models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Seconds of training and rows a second of scoring, one training each as ``conf`` says.
+
+    On this machine, one model at a time with all cores, whatever the comparison ran on.
+    """
+    measured = {}
+    for model in models:
+        first = SETTINGS[model][0] if model == "clickprompt_masked_ids" else {}
+        entry = train(model, first, seed=0)
+        _tell(f"{model}, cost", entry, "valid_auc")
+        names = ("device", "precision", "seconds", "scored_rows_per_second")
+        measured[model] = {name: entry[name] for name in names}
+    return measured
+
+
 def main() -> None:
     """Run from the command line and write ``benchmarks/results/baselines.json``."""
+    import json
+
+    from benchmarks.results import FOLDER as RESULTS
     from benchmarks.results import write_result
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
+    parser.add_argument("--processes", type=int, default=1, help="at work at the same time")
+    parser.add_argument("--device", default="auto", help="that the comparison is trained on")
+    parser.add_argument(
+        "--cost", action="store_true", help="measure the cost alone; the comparison stays"
+    )
     given = parser.parse_args()
     parameters = base_parameters()
     model_input = convert_files(embedded_files(), FOLDER, parameters)
-    result = {
-        "data_digest": model_input.digest,
-        "rows": len(model_input.labels),
-        "constant_log_loss": _constant_log_loss(model_input),
-        **compare(given.models, given.seeds),
-    }
+    if given.cost:
+        written = json.loads((RESULTS / "baselines.json").read_text(encoding="utf-8"))
+        result = written | {"cost": cost(given.models)}
+    else:
+        result = {
+            "data_digest": model_input.digest,
+            "rows": len(model_input.labels),
+            "constant_log_loss": _constant_log_loss(model_input),
+            **compare(
+                given.models, given.seeds, given.processes, {"training.device": given.device}
+            ),
+        }
     print(f"written: {write_result('baselines', result)}")
 
 

@@ -40,14 +40,15 @@ def baselines_section(result: Mapping[str, Any], backbones: Mapping[str, Any] | 
             "```sh\npython -m benchmarks.baselines\n```",
             f"MovieLens latest-small, random split, the same rows, text and PLM (two layers of "
             f"MiniLM) for all; {tried} settings tried for each model, chosen by the valid AUC of "
-            "seed 0; no choice looked at test. Means and sample deviations; models that train for "
-            "more than three minutes have three seeds. Seconds are of all stages, rows a "
-            "second of scoring valid and test, both with all cores; parameters are what serving "
-            f"holds. {origin(dict(result))}",
+            "seed 0; no choice looked at test. Means and sample deviations. "
+            f"{_where(result)} Seconds (of all stages) and rows a second (of scoring valid and "
+            "test) are of one training each, on two CPU cores, `python -m benchmarks.baselines "
+            "--cost`; empty: not measured. Parameters are what serving holds. "
+            f"{origin(dict(result))}",
             grid(
                 ["model", "seeds", "test AUC", "test LogLoss", "training, s", "scoring, rows/s",
                  "parameters"],
-                [_row(row) for row in rows],
+                [_row(row, result.get("cost", {}).get(row["model"], {})) for row in rows],
             ),
             *(
                 ["P5 is a small T5 with random weights: no pretrained one was at hand. Its row "
@@ -90,15 +91,22 @@ def baselines_section(result: Mapping[str, Any], backbones: Mapping[str, Any] | 
     )  # fmt: skip
 
 
-def _row(row: Mapping[str, Any]) -> list[str]:
+def _where(result: Mapping[str, Any]) -> str:
+    devices = sorted({row["device"] for row in result["results"]})
+    names = {"cuda": "a GPU", "cpu": "CPU cores"}
+    where = result.get("trained_on") or " and ".join(names.get(name, name) for name in devices)
+    return f"Trained on: {where}."
+
+
+def _row(row: Mapping[str, Any], cost: Mapping[str, Any]) -> list[str]:
     name = NAMES[row["model"]] + (f" ({RANDOM})" if row["plm"] == RANDOM else "")
-    scored = row["scored_rows_per_second"]
+    scored, seconds = cost.get("scored_rows_per_second"), cost.get("seconds")
     return [
         name,
         str(row["seeds"]),
         _spread(row, "auc"),
         _spread(row, "log_loss"),
-        f"{row['seconds']:,.0f}",
+        "" if seconds is None else f"{seconds:,.0f}",
         "" if scored is None else f"{scored:,.0f}",
         f"{row['parameters']:,}",
     ]
