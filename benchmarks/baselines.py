@@ -346,6 +346,14 @@ def _constant_log_loss(model_input: Any) -> float:
     return log_loss(labels, np.full(len(labels), rate))
 
 
+def _device(name: str) -> str:
+    """What a person calls it."""
+    import torch
+
+    gpu = torch.cuda.is_available() and name != "cpu"
+    return torch.cuda.get_device_name() if gpu else "this machine's CPU"
+
+
 def cost(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Seconds of training and rows a second of scoring, one training each as ``conf`` says.
 
@@ -381,11 +389,12 @@ def main() -> None:
     model_input = convert_files(embedded_files(), FOLDER, parameters)
     if given.cost:
         written = json.loads((RESULTS / "baselines.json").read_text(encoding="utf-8"))
-        result = written | {"cost": cost(given.models)}
+        result = written | {"cost": written.get("cost", {}) | cost(given.models)}
     else:
         result = {
             "data_digest": model_input.digest,
             "rows": len(model_input.labels),
+            "trained_on": f"{_device(given.device)}, {given.processes} at a time",
             "constant_log_loss": _constant_log_loss(model_input),
             **compare(
                 given.models, given.seeds, given.processes, {"training.device": given.device}

@@ -41,9 +41,11 @@ def baselines_section(result: Mapping[str, Any], backbones: Mapping[str, Any] | 
             f"MovieLens latest-small, random split, the same rows, text and PLM (two layers of "
             f"MiniLM) for all; {tried} settings tried for each model, chosen by the valid AUC of "
             "seed 0; no choice looked at test. Means and sample deviations. "
-            f"{_where(result)} Seconds (of all stages) and rows a second (of scoring valid and "
-            "test) are of one training each, on two CPU cores, `python -m benchmarks.baselines "
-            "--cost`; empty: not measured. Parameters are what serving holds. "
+            f"Trained on: {result['trained_on']}. Seconds (of all stages) and "
+            "rows a second (of scoring valid and "
+            "test) are of one training each with the values of `conf`, on the machine named below: "
+            "those of `kedro run`, or of `python -m benchmarks.baselines --cost`; empty: not "
+            "measured. Parameters are what serving holds. "
             f"{origin(dict(result))}",
             grid(
                 ["model", "seeds", "test AUC", "test LogLoss", "training, s", "scoring, rows/s",
@@ -89,13 +91,6 @@ def baselines_section(result: Mapping[str, Any], backbones: Mapping[str, Any] | 
         ]
         + ([_backbones(backbones)] if backbones else [])
     )  # fmt: skip
-
-
-def _where(result: Mapping[str, Any]) -> str:
-    devices = sorted({row["device"] for row in result["results"]})
-    names = {"cuda": "a GPU", "cpu": "CPU cores"}
-    where = result.get("trained_on") or " and ".join(names.get(name, name) for name in devices)
-    return f"Trained on: {where}."
 
 
 def _row(row: Mapping[str, Any], cost: Mapping[str, Any]) -> list[str]:

@@ -49,7 +49,7 @@ def test_a_teacher_is_trained_once_and_beside_no_other_with_the_plm():
 
 def known(**changes):
     rows = [
-        {"model": m, "seed": s, "plm": None, "device": "cpu", "auc": auc, "log_loss": loss}
+        {"model": m, "seed": s, "plm": None, "auc": auc, "log_loss": loss}
         for m, auc, loss in (("backbone", 0.8, 0.4), ("ptab", 0.7, 0.7))
         for s in range(2)
     ]
@@ -57,6 +57,7 @@ def known(**changes):
         "machine": "a machine",
         "date": "2026-01-01",
         "constant_log_loss": 0.6,
+        "trained_on": "a GPU",
         "settings": {"backbone": 6, "ptab": 6},
         "results": rows,
         "summary": [
