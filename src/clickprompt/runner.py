@@ -8,6 +8,7 @@ JSON file beside the data; deleting it makes everything again.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import logging
@@ -92,7 +93,11 @@ class UpToDateRunner(SequentialRunner):
                 raise
             group.finish()
         else:
-            _follow(group, pipeline, catalog)
+            try:
+                _follow(group, pipeline, catalog)
+            except ChildProcessError:  # the first one ended, which this process says before it ends
+                atexit.register(group.wait_for_first)
+                raise
 
     def _run_nodes(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -92,6 +93,14 @@ class RunGroup:
         """The last news of a run."""
         self.tell(finished=True)
         self._wait_until_heard()
+
+    def wait_for_first(self) -> None:
+        """Let the first process close its run: a launcher ends all as soon as one has ended."""
+        end = time.monotonic() + SECONDS_OF_GRACE
+        with suppress(distributed.DistError, RuntimeError):  # it is gone
+            while time.monotonic() < end:
+                self._store.check(["heard"])
+                time.sleep(SECONDS_BETWEEN)
 
     def _wait_until_heard(self) -> None:
         """The store may end with this process."""
