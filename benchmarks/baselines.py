@@ -110,9 +110,9 @@ def train(
         all of its stages) and ``scored_rows_per_second``.
     """
     from clickprompt.modality import ModelInput
+    from clickprompt.nested import nested
     from clickprompt.pipelines.baseline.nodes import train_baseline
     from clickprompt.training import baselines, stages
-    from clickprompt.tuning.space import nested
 
     named = {"model.name": model} if model not in OWN else {}
     known = base_parameters(changes=nested({**changes, **named, **(machine or {})}))

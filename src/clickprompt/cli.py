@@ -1,4 +1,4 @@
-"""``kedro run`` with this project's runner, ``kedro tune``, and errors that a user can read."""
+"""``kedro run`` with this project's runner, ``kedro tune``, ``kedro study``, readable errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ from kedro.utils import find_kedro_project
 
 from clickprompt.new_table import new_table
 from clickprompt.parameters import ParameterError, Stage
-from clickprompt.runner import RunInterruptedError
+from clickprompt.running import RunInterruptedError
 
 RUNNER = "clickprompt.runner.UpToDateRunner"
 RUNNER_HELP = (
@@ -247,6 +248,96 @@ def _tune(
     click.echo(f"    kedro run --env={folder.name}")
 
 
+def _study_options() -> list[click.Parameter]:
+    """Kedro's ``--env`` and ``--params``, and what of a study is wanted."""
+    kedro = [copy.copy(option) for option in stock_run.params if option.name in ("env", "params")]
+    return [
+        click.Argument(["name"], required=True),
+        *kedro,
+        click.Option(
+            ["--only"],
+            multiple=True,
+            metavar="AXIS=VALUE[,VALUE]",
+            help="Cells with these values alone; may be given for several axes.",
+        ),
+        click.Option(
+            ["--seeds"], metavar="N[,N]", help="Instead of those that the study declares."
+        ),
+        click.Option(
+            ["--processes"],
+            type=click.IntRange(min=1),
+            help="Cells at the same time, threads divided; without it: studies.processes.",
+        ),
+        click.Option(
+            ["--dry-run"], is_flag=True, help="Show the cells and how long they take; train none."
+        ),
+        VERBOSE,
+    ]
+
+
+def _study(
+    name: str,
+    env: str | None,
+    params: dict[str, Any],
+    only: tuple[str, ...],
+    seeds: str | None,
+    processes: int | None,
+    dry_run: bool,
+) -> None:
+    """The callback of ``kedro study``."""
+    from rich.console import Console
+
+    from clickprompt.runner import UpToDateRunner
+    from clickprompt.studies import plan
+    from clickprompt.studies.runner import ProjectStudy, list_studies, open_study, run_study
+
+    console, project = Console(), Path.cwd()
+    if name == "list":
+        console.print(list_studies(project, env, params))
+        return
+    request = ProjectStudy(
+        project=project,
+        name=name,
+        make_runner=UpToDateRunner,
+        env=env,
+        params=params,
+        seeds=_numbers(seeds),
+        filters=only,
+        processes=processes,
+    )
+    study = open_study(request)
+    at_once = processes or study.parameters.studies.processes
+    if dry_run:
+        estimates = plan.Estimates(study.records.all())
+        console.print(plan.plan_table(name, study.planned, estimates))
+        click.echo(plan.left_line(study.planned, estimates, at_once))
+        return
+    from clickprompt.tracking import project_tracker
+
+    outcome = run_study(replace(request, tracker=project_tracker(project, env)))
+    click.echo(f"{plan.count_line(outcome.planned)}; {outcome.trained} trained now")
+    if outcome.page is not None:
+        click.echo(f"Report: {outcome.page.relative_to(project)}")
+    if outcome.failed:
+        for entry in outcome.failed:
+            click.secho(f"failed: {entry.cell.name}: {entry.failure}", fg="red", err=True)
+        click.echo("the same command tries them again", err=True)
+        click.get_current_context().exit(1)
+
+
+def _numbers(given: str | None) -> tuple[int, ...] | None:
+    """``0,1,2`` as numbers."""
+    if given is None:
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise click.BadParameter(
+            f"must be different numbers from 0 on, with commas between, got {given!r}",
+            param_hint="--seeds",
+        )
+    return tuple(map(int, parts))
+
+
 run = RunCommand(
     name="run",
     params=_run_options(),
@@ -266,6 +357,16 @@ tune = TuneCommand(
 )
 
 
+study = ProjectCommand(
+    name="study",
+    params=_study_options(),
+    callback=_study,
+    help="Train the cells of a study, each a tracked run, and write its report; finished cells are "
+    "skipped. `kedro study list` shows the studies.",
+    context_settings=CONTEXT_SETTINGS,
+)
+
+
 @click.group(name="ClickPrompt")
 def cli() -> None:
     """Commands of this project."""
@@ -273,4 +374,5 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(tune)
+cli.add_command(study)
 cli.add_command(new_table)

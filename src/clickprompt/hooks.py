@@ -7,33 +7,40 @@ artifact), ``figure`` (plotly) or ``digest`` (of the data, as a tag).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import socket
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-# MLflow reads this when it is imported; the plugins' import may have come first.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+from clickprompt.tracking import (  # before MLflow is imported: it says that nothing is sent
+    PROCESS_TAG,
+    Metrics,
+    curves,
+    git_state,
+    is_alive,
+    log_metrics,
+    log_parameters,
+    process_name,
+    result_metrics,
+    shared_metrics,
+    tracking_config,
+    training_metrics,
+)
 
+# isort: split
 import mlflow
-import psutil
 from kedro.config import MissingConfigException
 from kedro.framework.hooks import hook_impl
 from kedro.io import MemoryDataset
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
-from mlflow.entities import Metric, Param, RunStatus
-from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
-from pydantic import BaseModel
+from mlflow.entities import RunStatus
 
+from clickprompt.datasets import ModelInputDataset
 from clickprompt.parameters import check_parameters
-from clickprompt.runner import RunInterruptedError
+from clickprompt.running import RunInterruptedError, running_part
 from clickprompt.training.listener import StageStoppedError
 from clickprompt.training.ranks import follows
-from clickprompt.tuning.trial import running_trial
+from clickprompt.training.result import training_seconds
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -42,9 +49,6 @@ if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
 logger = logging.getLogger(__name__)
-
-PROCESS_TAG = "process"
-BATCH = 100  # MLflow's limit of parameters in one request
 
 
 class ParametersHook:
@@ -102,19 +106,30 @@ def start_spark(settings: Mapping[str, Any]) -> Any:
         ) from None
 
 
-class TrialHook:
-    """Keeps the trained stages of a trial in memory: the project's results stay what they are.
+class PartHook:
+    """Keeps what a part of a search or a study makes apart: the project's results stay as they are.
 
-    Their weights lie in ``training.folder`` by digest as always.
+    The weights of trained stages lie in ``training.folder`` by digest as always.
     """
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Put datasets in memory in place of what the training nodes would write."""
-        trial = running_trial()
-        if trial is None or trial.number is None:
+        """Put datasets in memory, and the arrays in their folder, in place of the catalog's."""
+        part = running_part()
+        if part is None:
             return
-        for name in pipeline.only_nodes_with_tags("training").all_outputs():
+        apart: set[str] = set()
+        if part.own_results:
+            apart |= pipeline.only_nodes_with_tags("training").all_outputs()
+        if part.model_input is not None:
+            # Transcoded names share a file, which memory would not.
+            made = pipeline.only_nodes_with_tags("data").all_outputs() - {"model_input"}
+            apart |= {name for name in made if "@" not in name}
+            metadata = getattr(catalog.get("model_input"), "metadata", None)
+            catalog["model_input"] = ModelInputDataset(
+                path=str(part.model_input), metadata=metadata
+            )
+        for name in apart:
             metadata = getattr(catalog.get(name), "metadata", None)
             catalog[name] = MemoryDataset(copy_mode="assign", metadata=metadata)
 
@@ -133,17 +148,22 @@ class TrackingHook(MlflowHook):
     def after_context_created(self, context: KedroContext) -> None:
         """Set MLflow up from ``mlflow.yml``."""
         self._parameters = check_parameters(context.config_loader["parameters"])
-        self._silent = follows(self._parameters.training)
+        part = running_part()
+        follower = follows(self._parameters.training)
+        self._silent = follower or (part is not None and not part.tracked)
         if self._silent:
             self._is_mlflow_enabled = False
+        if follower:
             for name in ("clickprompt", "kedro"):
                 logging.getLogger(name).setLevel(logging.WARNING)
+        if self._silent:
             return
         mlflow.telemetry.set_telemetry_client()  # off, though MLflow may be imported already
-        config = context.config_loader["mlflow"]
-        server = config.get("server") or {}
-        uri = _in_project(server.get("mlflow_tracking_uri"), context.project_path)
-        context.config_loader["mlflow"] = config | {"server": server | {"mlflow_tracking_uri": uri}}
+        context.config_loader["mlflow"] = tracking_config(
+            context.config_loader["mlflow"],
+            context.project_path,
+            part.experiment if part is not None else None,
+        )
         self._project = context.project_path
         super().after_context_created(context)
 
@@ -159,9 +179,9 @@ class TrackingHook(MlflowHook):
         self._figures: dict[str, Any] = {}
         parameters = self._parameters
         tracking = self.mlflow_config.tracking
-        trial = running_trial()
-        if trial is not None:
-            tracking.run.name = trial.name
+        part = running_part()
+        if part is not None:
+            tracking.run.name = part.name
         elif tracking.run.name is None:
             tracking.run.name = (
                 f"{parameters.data.reader} {parameters.ctr.name} seed {parameters.seed}"
@@ -174,9 +194,10 @@ class TrackingHook(MlflowHook):
             {
                 "environment": run_params.get("env") or "base",
                 "ctr": parameters.ctr.name,
-                PROCESS_TAG: _process(os.getpid()),
-                **_git_state(self._project),
-                **_trial_tags("running"),
+                PROCESS_TAG: process_name(os.getpid()),
+                **git_state(self._project),
+                **(part.tags if part is not None else {}),
+                **_state_tags("running"),
             }
         )
         self._log_parameters(pipeline, catalog)
@@ -186,7 +207,8 @@ class TrackingHook(MlflowHook):
         self, node: Node, catalog: CatalogProtocol, inputs: dict[str, Any], is_async: bool
     ) -> None:
         """Reopen the run in this thread; its parameters are logged already."""
-        super().before_node_run(node=node, catalog=catalog, inputs={}, is_async=is_async)
+        if not self._silent:
+            super().before_node_run(node=node, catalog=catalog, inputs={}, is_async=is_async)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -206,7 +228,7 @@ class TrackingHook(MlflowHook):
                 if _kind(catalog, name) and catalog.exists(name):
                     self._track(name, catalog.load(name))
             self._log_figures()
-            self._set_tags(_trial_tags("trained"))
+            self._set_tags(_state_tags("trained"))
         super().after_pipeline_run(run_params, pipeline, catalog)
 
     @hook_impl
@@ -224,11 +246,11 @@ class TrackingHook(MlflowHook):
         if self._is_mlflow_enabled:
             self._log_figures()
             if isinstance(error, StageStoppedError):
-                self._log_metrics(_curves(error.stage, error.history))
-                self._set_tags(_trial_tags("pruned"))
+                self._log_metrics(curves(error.stage, error.history))
+                self._set_tags(_state_tags("pruned"))
             else:
                 note = f"{type(error).__name__}: {error}"[:500]
-                self._set_tags({"error": note, **_trial_tags("stopped" if stopped else "failed")})
+                self._set_tags({"error": note, **_state_tags("stopped" if stopped else "failed")})
         super().on_pipeline_error(error, run_params, pipeline, catalog)
         if self._is_mlflow_enabled and stopped:
             self._client.set_terminated(self.run_id, RunStatus.to_string(RunStatus.KILLED))
@@ -245,24 +267,16 @@ class TrackingHook(MlflowHook):
         """Mark runs of this machine as killed whose process is gone (``kill -9``, power loss)."""
         for run in self._client.search_runs([experiment], "attributes.status = 'RUNNING'"):
             process = run.data.tags.get(PROCESS_TAG)
-            if process is None or _is_alive(process):
+            if process is None or is_alive(process):
                 continue
             note = "the process vanished without closing the run; marked at the next start"
             self._client.set_tag(run.info.run_id, "ended", note)
             self._client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
     def _log_parameters(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        flat: dict[str, str] = {}
-        for name in sorted(pipeline.inputs()):
-            if name.startswith("params:"):
-                flat |= dict(_flatten(name.removeprefix("params:"), catalog.load(name)))
-        # The strategy "tag" of mlflow.yml: MLflow refuses longer values as parameters.
-        for name, value in flat.items():
-            if len(value) > MAX_PARAM_VAL_LENGTH:
-                self._client.set_tag(self.run_id, name, value)
-        params = [Param(n, v) for n, v in flat.items() if len(v) <= MAX_PARAM_VAL_LENGTH]
-        for start in range(0, len(params), BATCH):
-            self._client.log_batch(self.run_id, params=params[start : start + BATCH])
+        given = [name for name in pipeline.inputs() if name.startswith("params:")]
+        values = {name.removeprefix("params:"): catalog.load(name) for name in given}
+        log_parameters(self._client, self.run_id, values)
 
     def _track(self, name: str, data: Any) -> None:
         """Log one dataset as its catalog entry says."""
@@ -271,9 +285,12 @@ class TrackingHook(MlflowHook):
             return
         self._tracked.add(name)
         if kind == "training":
-            self._log_metrics(_training_metrics(data.stage, data.report))
+            self._log_metrics(training_metrics(data.stage, data.report))
+            part = running_part()
+            if part is not None and part.output == name:
+                self._log_metrics(shared_metrics(data.report["metrics"], training_seconds(data)))
         elif kind == "results":
-            self._log_metrics(_result_metrics(data))
+            self._log_metrics(result_metrics(data))
             self._client.log_dict(self.run_id, data, f"reports/{name}.json")
         elif kind == "report":
             self._client.log_dict(self.run_id, data, f"reports/{name}.json")
@@ -287,18 +304,16 @@ class TrackingHook(MlflowHook):
                 f"got {kind!r}"
             )
 
-    def _log_metrics(self, metrics: Iterator[tuple[str, float, int]]) -> None:
-        now = mlflow.utils.time.get_current_time_millis()
-        entries = [Metric(key, value, now, step) for key, value, step in metrics]
-        for start in range(0, len(entries), BATCH):
-            self._client.log_batch(self.run_id, metrics=entries[start : start + BATCH])
+    def _log_metrics(self, metrics: Metrics) -> None:
+        log_metrics(self._client, self.run_id, metrics)
 
     def _log_figures(self) -> None:
         """One page with all figures: it holds plotly itself once and needs no network.
 
-        Not for trials: their curves are metrics too, and hundreds of pages of 5 MB help nobody.
+        Not for trials and cells: their curves are metrics too, and hundreds of pages of 5 MB help
+        nobody.
         """
-        if not self._figures or running_trial() is not None:
+        if not self._figures or running_part() is not None:
             return
         parts = [
             figure.to_html(full_html=False, include_plotlyjs=position == 0)
@@ -314,112 +329,7 @@ def _kind(catalog: CatalogProtocol, name: str) -> str | None:
     return metadata.get("tracking")
 
 
-def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Dotted names and texts of a parameter; lists stay whole, as JSON."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _flatten(f"{name}.{key}", part)
-    else:
-        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _training_metrics(stage: str, report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """Curves by epoch, and the numbers of the weights that are kept."""
-    yield from _curves(stage, report["history"])
-    curves = {key for entry in report["history"] for key, _ in _numbers("", entry)}
-    for key, value in _numbers("", report["metrics"]):
-        yield f"{stage}/{f'best_{key}' if key in curves else key}", value, report["best_epoch"]
-    yield f"{stage}/best_epoch", report["best_epoch"], 0
-    for entry in report.get("gradient_norms", ()):
-        for part, norm in _numbers("", entry):
-            if part not in ("step", "epoch"):
-                yield f"{stage}/gradient_norm.{part}", norm, entry["step"]
-    if diagnostics := report.get("diagnostics"):
-        yield from _prompt_metrics(stage, diagnostics)
-
-
-def _prompt_metrics(stage: str, diagnostics: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """Share of the attention that the prompts get, by layer; metrics without them."""
-    attention = diagnostics["attention"]
-    for layer in attention["layers"]:
-        yield f"{stage}/prompt_attention.layer_{layer['layer']}", layer["share"], 0
-    yield f"{stage}/prompt_attention.indifferent", attention["indifferent"], 0
-    for key, value in _numbers("", diagnostics.get("effect", {})):
-        yield f"{stage}/{key}", value, 0
-
-
-def _curves(stage: str, history: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:
-    """Numbers of each epoch."""
-    for entry in history:
-        for key, value in _numbers("", entry):
-            if key != "epoch":
-                yield f"{stage}/{key}", value, entry["epoch"]
-
-
-def _result_metrics(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
-    """Test metrics of each row of the result table; MLflow shows a group for each metric."""
-    for row in rows:
-        for key in ("auc", "log_loss"):
-            if row[key] is not None:
-                yield f"test_{key}/{row['model']}", row[key], 0
-
-
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Dotted names and values of the numbers inside ``value``."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _numbers(f"{name}.{key}" if name else str(key), part)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield name, float(value)
-
-
-def _trial_tags(state: str) -> dict[str, str]:
-    """Tags of a run inside a study: its name, the trial, how it stands."""
-    trial = running_trial()
-    if trial is None:
-        return {}
-    tags = {"study": trial.study}
-    if trial.number is not None:
-        tags |= {"trial": str(trial.number), "trial_state": state}
-    return tags
-
-
-def _in_project(uri: str | None, project: Path) -> str | None:
-    """A relative SQLite file is one of the project, not of the working folder."""
-    prefix = "sqlite:///"
-    if uri is None or not uri.startswith(prefix) or uri.startswith(prefix + "/"):
-        return uri
-    return f"{prefix}{project / uri.removeprefix(prefix)}"
-
-
-def _git_state(project: Path) -> dict[str, str]:
-    """Commit and whether files differ from it; empty outside a repository or without git."""
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", *command], cwd=project, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in (("rev-parse", "HEAD"), ("status", "--porcelain"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"git_commit": commit, "git_dirty": str(bool(changes)).lower()}
-
-
-def _process(pid: int) -> str:
-    """Machine, process id and start time: enough to know later whether it still runs."""
-    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.0f}"
-
-
-def _is_alive(process: str) -> bool:
-    """Whether a process of ``_process`` runs; one of another machine is taken to run."""
-    host, pid, started = process.rsplit(maxsplit=2)
-    if host != socket.gethostname():
-        return True
-    try:
-        found = psutil.Process(int(pid)).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    return abs(found - float(started)) < 2  # the clock may have been set in between
+def _state_tags(state: str) -> dict[str, str]:
+    """The tag that says how a part of a search stands."""
+    part = running_part()
+    return {part.state_tag: state} if part is not None and part.state_tag is not None else {}

@@ -11,7 +11,7 @@ import codecs
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -878,6 +878,92 @@ class TuningParameters(Parameters):
     space: SpaceParameters = SpaceParameters()
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+AxisValue = dict[str, Any]
+
+
+class StudyParameters(Parameters):
+    """A grid of trained models: a cell for each combination of its axes' values, and each seed.
+
+    An axis is a list of values of a parameter (``plm`` and ``ctr`` stand for ``plm.name`` and
+    ``ctr.name``, ``model`` for what is trained), or a mapping: name of a value -> the parameters
+    that it stands for, by dotted name, ``model`` among them.
+    """
+
+    question: str = Field(min_length=1, description="what it answers, one sentence")
+    seeds: tuple[int, ...] = Field(min_length=1, description="training seeds of every cell")
+    train: bool = Field(
+        True, description="false: it reads cells that other studies have trained, and trains none"
+    )
+    shared: dict[str, Any] = Field(
+        default_factory=dict, description="parameters of all cells, by dotted name"
+    )
+    axes: dict[str, tuple[Choice, ...] | dict[str, AxisValue | None]] = Field(
+        min_length=1, description="axis -> its values"
+    )
+    compare_with: tuple[dict[str, Any], ...] = Field(
+        min_length=1,
+        description="axis -> value: each cell is compared with the one that differs in these alone",
+    )
+    leave_out: tuple[dict[str, tuple[str, ...]], ...] = Field(
+        (), description="combinations without a cell: axis -> values"
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _different_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            raise ValueError(f"must be different numbers from 0 on, got {list(seeds)}")
+        return seeds
+
+    @field_validator("axes")
+    @classmethod
+    def _different_values(cls, axes: dict[str, Any]) -> dict[str, Any]:
+        for axis, values in axes.items():
+            if not values or (isinstance(values, tuple) and _repeated(values)):
+                shown = list(values)
+                raise ValueError(f"{axis} must have one or more different values, got {shown}")
+        return axes
+
+    @model_validator(mode="after")
+    def _known_values(self) -> Self:
+        for which, places in (("compare_with", self.compare_with), ("leave_out", self.leave_out)):
+            for place in places:
+                for axis, given in place.items():
+                    if axis not in self.axes:
+                        raise ValueError(
+                            f"{which} must name axes ({', '.join(self.axes)}), got {axis!r}"
+                        )
+                    known = self.values_of(axis)
+                    for value in given if which == "leave_out" else (given,):
+                        if str(value) not in known:
+                            raise ValueError(
+                                f"{which}.{axis} must be of {', '.join(known)}, got {value!r}"
+                            )
+        return self
+
+    def values_of(self, axis: str) -> list[str]:
+        """Names of the values of an axis."""
+        values = self.axes[axis]
+        if isinstance(values, dict):
+            return [name for name, changes in values.items() if changes is not None]
+        return [str(value) for value in values]
+
+
+class StudiesParameters(Parameters):
+    """Grids that ``kedro study`` trains and compares (docs/user-guide.md); no stage reads them."""
+
+    folder: str = Field(
+        "data/07_model_output/studies", description="records and predictions of cells, by digest"
+    )
+    report_folder: str = Field("data/08_reporting/studies", description="a folder a study")
+    processes: int = Field(1, ge=1, description="cells at the same time; threads are divided")
+    report: Name = Field("performance", description="study that pipeline study_report is about")
+    grids: dict[Name, StudyParameters | None] = Field(
+        default_factory=dict, description="the studies; null takes one out"
+    )
+
+
 _CHOSEN = tuple(PLMChoiceParameters.model_fields)
 
 
@@ -979,6 +1065,7 @@ class ProjectParameters(Parameters):
     training: TrainingParameters = TrainingParameters()
     evaluation: EvaluationParameters = EvaluationParameters()
     tuning: TuningParameters = TuningParameters()
+    studies: StudiesParameters = StudiesParameters()
 
     @model_validator(mode="after")
     def _adapters_learn(self) -> Self:
@@ -1101,9 +1188,12 @@ def check_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
 
     Raises:
         ParameterError: all mistakes at once; an unknown key comes with the nearest known one.
+
+    Names that begin with _ hold what other entries of the files repeat (YAML anchors).
     """
+    given = {key: value for key, value in raw.items() if not str(key).startswith("_")}
     try:
-        return ProjectParameters.model_validate(dict(raw))
+        return ProjectParameters.model_validate(given)
     except ValidationError as error:
         lines = [_explain(raw, dict(mistake)) for mistake in error.errors()]
         count = f"{len(lines)} parameter{'s' if len(lines) > 1 else ''}"

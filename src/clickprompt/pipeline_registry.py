@@ -11,6 +11,7 @@ from clickprompt.pipelines import (
     ingestion,
     modality_conversion,
     pretrain,
+    study_report,
 )
 
 
@@ -36,4 +37,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "evaluation": everything,
         "baseline": compared,
         "distillation": distilled,
+        "study_report": study_report.create_pipeline(),
     }

@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from clickprompt import __version__
 from clickprompt.files import file_digest
 from clickprompt.parameters import PLMParameters, TrainingParameters
+from clickprompt.running import RunInterruptedError
 from clickprompt.training.ranks import world_size
 
 if TYPE_CHECKING:
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_HEAR = 10.0  # what the first process has to say of an error, before this one says it
-
-
-class RunInterruptedError(RuntimeError):
-    """The user stopped the run; an Exception, so that Kedro calls the error hooks."""
 
 
 class UpToDateRunner(SequentialRunner):
@@ -225,7 +222,7 @@ class Stamps:
         state = self._state(files)
         stamps = self._read() | {next(iter(state)): {"stamp": stamp, "files": state}}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_name(f".unfinished-{self._path.name}")
+        aside = self._path.with_name(f".unfinished-{os.getpid()}-{self._path.name}")
         aside.write_text(json.dumps(stamps, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(aside, self._path)
 

@@ -2,9 +2,9 @@
 
 from clickprompt.config_loader import CheckedConfigLoader
 from clickprompt.datasets import WholeFileCatalog
-from clickprompt.hooks import ParametersHook, SparkHook, TrackingHook, TrialHook
+from clickprompt.hooks import ParametersHook, PartHook, SparkHook, TrackingHook
 
-HOOKS = (ParametersHook(), SparkHook(), TrialHook(), TrackingHook())
+HOOKS = (ParametersHook(), SparkHook(), PartHook(), TrackingHook())
 
 # TrackingHook stands in for the plugin's own hook, which logs typed parameters as one string.
 # The name is the distribution's, with an underscore.

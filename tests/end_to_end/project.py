@@ -56,7 +56,7 @@ def make_project(folder: Path, *, ratings: int = 1500, **parameters: Any) -> Pat
     write_tiny_encoder(folder / "plm")
     local = folder / "conf" / "local"
     local.mkdir()
-    (local / "parameters.yml").write_text(yaml.safe_dump(QUICK | parameters))
+    (local / "parameters.yml").write_text(yaml.safe_dump(QUICK | parameters, sort_keys=False))
     (local / "catalog.yml").write_text(
         yaml.safe_dump(
             {

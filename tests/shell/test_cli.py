@@ -22,7 +22,7 @@ from clickprompt.cli import (
 )
 from clickprompt.evaluation.metrics import log_loss
 from clickprompt.parameters import ParameterError
-from clickprompt.runner import RunInterruptedError
+from clickprompt.running import RunInterruptedError
 from clickprompt.tuning import TUNED_STAGES
 from clickprompt.tuning.runner import MADE_BY
 

@@ -88,6 +88,8 @@ def test_environment_replaces_only_what_it_names():
 def test_time_split_differs_from_base_in_nothing_else():
     base = check_parameters(loader("base")["parameters"]).model_dump()
     timed = check_parameters(loader("movielens_small_time")["parameters"]).model_dump()
+    for dump in (base, timed):  # each has folders of its own
+        assert dump["studies"].pop("folder") != dump["studies"].pop("report_folder")
     assert timed["data"]["split"].pop("by") == "time"
     assert base["data"]["split"].pop("by") == "random"
     assert timed == base
@@ -423,10 +425,10 @@ def test_every_node_and_pipeline_is_named_described_and_tagged():
 def test_every_pipeline_contains_what_it_needs():
     for name, pipeline in PIPELINES.items():
         inputs = {i for i in pipeline.inputs() if not i.startswith("params:")}
-        assert inputs == {"raw_files"}, name
+        assert inputs == {"study_records" if name == "study_report" else "raw_files"}, name
     assert set(PIPELINES) == {
         "__default__", "ingestion", "modality_conversion", "backbone", "pretrain", "finetune",
-        "evaluation", "baseline", "distillation",
+        "evaluation", "baseline", "distillation", "study_report",
     }  # fmt: skip
 
 
@@ -448,7 +450,7 @@ def test_project_settings_are_accepted_by_kedro():
     assert [type(hook).__name__ for hook in settings.HOOKS] == [
         "ParametersHook",
         "SparkHook",
-        "TrialHook",
+        "PartHook",
         "TrackingHook",
     ]
     assert list(settings.DISABLE_HOOKS_FOR_PLUGINS) == ["kedro_mlflow"]

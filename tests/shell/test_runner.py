@@ -16,7 +16,8 @@ from kedro_datasets.pandas import ParquetDataset
 
 from clickprompt.datasets import RawFilesDataset
 from clickprompt.parameters import EvaluationParameters, PLMParameters
-from clickprompt.runner import RunInterruptedError, UpToDateRunner
+from clickprompt.runner import UpToDateRunner
+from clickprompt.running import RunInterruptedError
 
 
 class Project:

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from clickprompt.nested import merged, nested
 from clickprompt.training.listener import tell_epochs
 from clickprompt.training.result import TrainedModel
-from clickprompt.tuning import TunedStudy, nested, tune
-from clickprompt.tuning.space import merged
+from clickprompt.tuning import TunedStudy, tune
 from tests.docs.test_readme import configuration
 
 RATE, DECAY = "backbone.learning_rate_ctr", "backbone.weight_decay"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import optuna
 import pytest
 
+from clickprompt.nested import merged, nested
 from clickprompt.parameters import ParameterError, check_parameters
-from clickprompt.tuning import TUNED_STAGES, check_space, nested
-from clickprompt.tuning.space import Dimension, fixed_parameters, merged
+from clickprompt.tuning import TUNED_STAGES, check_space
+from clickprompt.tuning.space import Dimension, fixed_parameters
 from tests.end_to_end.project import ENVIRONMENTS
 from tests.tuning.searches import DECAY, RATE, conf_parameters, raw_parameters
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from clickprompt.parameters import ParameterError
+from clickprompt.running import running_part
 from clickprompt.training.divergence import DivergedError
 from clickprompt.training.listener import tell_epochs
 from clickprompt.tuning import study as studies
 from clickprompt.tuning.study import StudyError
-from clickprompt.tuning.trial import RunningTrial, running_trial
 from tests.tuning.searches import DECAY, EPOCHS, RATE, drawn, score, search, trained
 
 OFF = {"tuning": {"prune": False}}
@@ -245,13 +245,13 @@ def test_the_running_trial_is_known_inside_only(tmp_path):
     seen = []
 
     def train(values):
-        seen.append(running_trial())
+        seen.append(running_part())
         return trained(values)
 
     search(tmp_path, 2, train=train)
-    assert seen == [RunningTrial("study", 0), RunningTrial("study", 1)]
+    assert [part.tags["trial"] for part in seen] == ["0", "1"]
     assert seen[1].name == "study trial 1"
-    assert running_trial() is None
+    assert running_part() is None
 
 
 def test_without_optuna_the_extra_is_named(monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ from clickprompt.datasets.field_codes import FieldCodesDataset
 from clickprompt.datasets.interactions import InteractionsDataset
 from clickprompt.datasets.model_input import ModelInputDataset
 from clickprompt.datasets.raw_files import RawFilesDataset
+from clickprompt.datasets.study_records import StudyRecordsDataset
 from clickprompt.datasets.trained_model import TrainedModelDataset
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "InteractionsDataset",
     "ModelInputDataset",
     "RawFilesDataset",
+    "StudyRecordsDataset",
     "TrainedModelDataset",
     "WholeFileCatalog",
 ]

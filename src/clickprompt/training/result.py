@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+# Raised when the same parameters give other weights than before.
+METHOD_VERSION = 1
 
 WEIGHTS = "weights.safetensors"
 REPORT = "report.json"
@@ -42,3 +46,29 @@ class TrainedModel(BaseModel):
     def predictions_path(self) -> Path:
         """Parquet file with the probabilities of valid and test."""
         return Path(self.folder) / PREDICTIONS
+
+
+def training_seconds(trained: TrainedModel) -> float:
+    """Seconds of a stage and of all stages that it started from or learnt from."""
+    return sum(stage["seconds"] for stage in stages_of(trained))
+
+
+def stages_of(trained: TrainedModel) -> list[dict[str, Any]]:
+    """Name, digest and seconds of each stage behind a model, its own last, each stage once.
+
+    Earlier stages are looked up beside it by their digests; one whose folder was deleted is left
+    out.
+    """
+    folder = Path(trained.folder).parents[2]
+    found: dict[str, dict[str, Any]] = {}
+
+    def walk(report: dict[str, Any]) -> None:
+        for name in ("pretrained", "teacher"):
+            before = report["parameters"].get(name)
+            for path in folder.glob(f"*/{before[:16]}/result/{REPORT}") if before else ():
+                walk(json.loads(path.read_text(encoding="utf-8")))
+        entry = {"stage": report["stage"], "digest": report["digest"]}
+        found[report["digest"]] = entry | {"seconds": report["seconds"]}
+
+    walk(trained.report)
+    return list(found.values())

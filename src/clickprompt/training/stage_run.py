@@ -38,12 +38,15 @@ from clickprompt.training.machine import Machine, choose_machine
 from clickprompt.training.objectives import ClickObjective, Objective, Split
 from clickprompt.training.optimizer import PARTS
 from clickprompt.training.ranks import starts_processes, world_size, writes
-from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS, TrainedModel
+from clickprompt.training.result import (
+    METHOD_VERSION,
+    PREDICTIONS,
+    REPORT,
+    WEIGHTS,
+    TrainedModel,
+)
 
 logger = logging.getLogger(__name__)
-
-# Raised when the same parameters give other weights than before.
-METHOD_VERSION = 1
 
 # What a finished stage predicts; test only where it is asked for (`training.test`).
 SPLITS: tuple[Split, Split] = ("valid", "test")

@@ -5,7 +5,7 @@
 
 from clickprompt.tuning.environment import write_environment
 from clickprompt.tuning.report import trials_table, write_page
-from clickprompt.tuning.space import TUNED_STAGES, Space, check_space, nested
+from clickprompt.tuning.space import TUNED_STAGES, Space, check_space
 from clickprompt.tuning.study import TunedStudy, tune
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "Space",
     "TunedStudy",
     "check_space",
-    "nested",
     "trials_table",
     "tune",
     "write_environment",

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from clickprompt.files import replace_folder
-from clickprompt.tuning.space import merged, nested
+from clickprompt.nested import merged, nested
 from clickprompt.tuning.study import TunedStudy, finished_trials
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")

@@ -13,11 +13,12 @@ from kedro.framework.project import settings
 from kedro.framework.session import KedroSession
 from kedro.runner import AbstractRunner
 
+from clickprompt.nested import flat, merged, nested
 from clickprompt.parameters import Stage, check_parameters
 from clickprompt.training.result import TrainedModel
 from clickprompt.tuning.environment import NAME, check_environment, write_environment
 from clickprompt.tuning.report import write_page
-from clickprompt.tuning.space import check_space, flat, merged, nested
+from clickprompt.tuning.space import check_space
 from clickprompt.tuning.study import TunedStudy, import_optuna, tune
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
+from clickprompt.nested import flat, merged, nested
 from clickprompt.parameters import (
     CTR_SIZES,
     CTRParameters,
@@ -155,29 +156,6 @@ def check_space(raw: Mapping[str, Any], stage: Stage) -> tuple[Space, dict[str, 
     return tuple(space), left_out
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names as a mapping of mappings, as parameters files have them."""
-    tree: dict[str, Any] = {}
-    for name, value in values.items():
-        *groups, last = name.split(".")
-        place = tree
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return tree
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` in it, mappings merged at every depth."""
-    both = dict(base)
-    for key, value in changes.items():
-        old = both.get(key)
-        both[key] = (
-            merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-        )
-    return both
-
-
 def short_names(space: Space) -> dict[str, str]:
     """Last part of each dotted name; the whole of it where two end alike."""
     last = {dimension.name: dimension.name.rpartition(".")[2] for dimension in space}
@@ -199,15 +177,6 @@ def fixed_parameters(parameters: ProjectParameters, stage: Stage, space: Space) 
         for name, value in flat(parameters.model_dump(mode="json"))
         if name not in tuned and _within(name, groups)
     }
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of the leaves; lists are leaves."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _within(name: str, groups: Iterable[str]) -> bool:

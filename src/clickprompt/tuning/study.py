@@ -19,10 +19,10 @@ import numpy as np
 
 from clickprompt.parameters import Stage, TuningParameters, check_parameters
 from clickprompt.progress import clock
+from clickprompt.running import RunningPart, inside
 from clickprompt.training.listener import History, StageStoppedError, listening
 from clickprompt.training.result import TrainedModel
 from clickprompt.tuning.space import Space, check_space, fixed_parameters, short_names, show_value
-from clickprompt.tuning.trial import RunningTrial, inside_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -125,13 +125,21 @@ def tune(
             "fixed": fixed_parameters(parameters, stage, space),
         }
         _check_record(study, record, path)
-        with inside_trial(RunningTrial(name, None)):
+        with inside(_part(name, None)):
             record = {"data": {"digest": prepare()}}
         _check_record(study, record, path)
         _give_back_killed(study)
         tuned = TunedStudy(name=name, stage=stage, path=path, space=space, study=study)
         _Search(tuned, parameters.tuning, train).run(trials or parameters.tuning.trials)
     return tuned
+
+
+def _part(study: str, number: int | None) -> RunningPart:
+    """A trial for the shell; without a number: what all trials share."""
+    if number is None:
+        return RunningPart(study, f"{study} data", {"study": study}, own_results=False)
+    tags = {"study": study, "trial": str(number)}
+    return RunningPart(study, f"{study} trial {number}", tags, state_tag="trial_state")
 
 
 def import_optuna() -> Any:
@@ -212,7 +220,7 @@ class _Search:
 
         reporter = _Reporter(trial, self._tuned.stage, prune=self._tuning.prune)
         try:
-            with inside_trial(RunningTrial(self._tuned.name, trial.number)), listening(reporter):
+            with inside(_part(self._tuned.name, trial.number)), listening(reporter):
                 trained = self._train(trial.user_attrs[VALUES])
         except StageStoppedError as error:
             logger.info("trial %d is pruned after epoch %d", trial.number, len(error.history))
