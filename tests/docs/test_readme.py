@@ -17,12 +17,13 @@ from kedro.config import OmegaConfigLoader
 from benchmarks.__main__ import SPEED
 from benchmarks.report import PAGE as RESULTS_PAGE
 from benchmarks.results import FOLDER as BENCHMARK_RESULTS
-from clickprompt.cli import run, tune
+from clickprompt.cli import run, study, tune
 from clickprompt.new_table import new_table
 from clickprompt.parameters import CTR_MODELS, ProjectParameters, check_parameters
 from clickprompt.pipeline_registry import register_pipelines
 from clickprompt.readers import READERS
 from clickprompt.settings import CONFIG_LOADER_ARGS
+from clickprompt.studies.cells import expand, only
 from clickprompt.training.result import PREDICTIONS, REPORT, WEIGHTS
 from clickprompt.tuning import check_space
 from tests.docs.pages import (
@@ -67,6 +68,8 @@ def check_command(words: list[str]) -> None:
         check_run(words[2:])
     elif words[:2] == ["kedro", "tune"]:
         check_tune(words[2:])
+    elif words[:2] == ["kedro", "study"]:
+        check_study(words[2:])
     elif words[:2] == ["pip", "install"]:
         (extra,) = re.findall(r"^\.\[(\w+)\]$", words[-1])
         assert words[2:-1] == ["-e"]
@@ -101,6 +104,15 @@ def check_tune(options: list[str]) -> None:
     assert given["env"] in (None, *ENVIRONMENTS)
     raw = configuration(given["env"] or "base", **given["params"])["parameters"]
     assert check_space(raw, given["stage"])[0]
+
+
+def check_study(options: list[str]) -> None:
+    """Parsed by the command itself; then the study's cells against the parameters and filters."""
+    given = study.make_context("study", list(options)).params
+    raw = configuration(given["env"] or "base", **given["params"])["parameters"]
+    if given["name"] != "list":
+        declared = check_parameters(raw).studies.grids[given["name"]]
+        assert only(expand(given["name"], declared, raw), declared, given["only"])
 
 
 def check_make(words: list[str]) -> None:
