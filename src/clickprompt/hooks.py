@@ -203,7 +203,8 @@ class TrackingHook(MlflowHook):
             return
         if self._is_mlflow_enabled:
             for name in sorted(pipeline.datasets() - self._tracked):
-                if _kind(catalog, name) and catalog.exists(name):
+                kind = _kind(catalog, name)
+                if kind and kind != "model" and catalog.exists(name):
                     self._track(name, catalog.load(name))
             self._log_figures()
             self._set_tags(_trial_tags("trained"))
@@ -279,12 +280,17 @@ class TrackingHook(MlflowHook):
             self._client.log_dict(self.run_id, data, f"reports/{name}.json")
         elif kind == "figure":
             self._figures[name] = data
+        elif kind == "scoring":
+            self._log_metrics(_scoring_metrics(data))
+            self._client.log_dict(self.run_id, data, f"reports/{name}.json")
+        elif kind == "model":
+            self._log_model(name)
         elif kind == "digest":
             self._client.set_tag(self.run_id, "data_digest", self._catalog.load(name).digest)
         else:
             raise ValueError(
-                f"{name}: metadata.tracking must be training, results, report, figure or digest, "
-                f"got {kind!r}"
+                f"{name}: metadata.tracking must be training, results, report, figure, scoring, "
+                f"model or digest, got {kind!r}"
             )
 
     def _log_metrics(self, metrics: Iterator[tuple[str, float, int]]) -> None:
@@ -292,6 +298,22 @@ class TrackingHook(MlflowHook):
         entries = [Metric(key, value, now, step) for key, value, step in metrics]
         for start in range(0, len(entries), BATCH):
             self._client.log_batch(self.run_id, metrics=entries[start : start + BATCH])
+
+    def _log_model(self, name: str) -> None:
+        """The bundle of a model that was just trained, as an MLflow model.
+
+        A run that found it up to date has nothing new to log; trials do not log theirs.
+        """
+        serving = self._parameters.serving
+        if not serving.log_model or running_trial() is not None:
+            return
+        from clickprompt.serving.mlflow_model import log_bundle
+
+        model = name.removesuffix("_bundle")
+        register_as = serving.register_as
+        if register_as is not None and model != "clickprompt_with_plm":
+            register_as += f"_{model.removeprefix('clickprompt_')}"
+        log_bundle(self._catalog.load(name), name=model, register_as=register_as)
 
     def _log_figures(self) -> None:
         """One page with all figures: it holds plotly itself once and needs no network.
@@ -364,6 +386,16 @@ def _result_metrics(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, in
         for key in ("auc", "log_loss"):
             if row[key] is not None:
                 yield f"test_{key}/{row['model']}", row[key], 0
+
+
+def _scoring_metrics(report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Rows, and by column the shares of out-of-vocabulary and missing cells."""
+    for key in ("rows", "not_scored", "seconds"):
+        yield f"score/{key}", float(report[key]), 0
+    for column, shares in report["fields"].items():
+        for key in ("out_of_vocabulary", "missing", "drift"):
+            # MLflow's names have no colon, which the column of a time's part has
+            yield f"score/{key}.{column.replace(':', ' ')}", shares[key], 0
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -3,6 +3,7 @@
 Nothing here imports torch or mlflow: Kedro imports this package to list the catalog.
 """
 
+from clickprompt.datasets.bundle import BundleDataset
 from clickprompt.datasets.catalog import WholeFileCatalog
 from clickprompt.datasets.field_codes import FieldCodesDataset
 from clickprompt.datasets.interactions import InteractionsDataset
@@ -11,6 +12,7 @@ from clickprompt.datasets.raw_files import RawFilesDataset
 from clickprompt.datasets.trained_model import TrainedModelDataset
 
 __all__ = [
+    "BundleDataset",
     "FieldCodesDataset",
     "InteractionsDataset",
     "ModelInputDataset",
