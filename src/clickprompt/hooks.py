@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 # MLflow reads this when it is imported; the plugins' import may have come first.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A bar for the files of each logged model says nothing to the user.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import psutil

@@ -59,6 +59,10 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def _end(log: Path) -> str:
+    return log.read_text()[-3000:]
+
+
 class Server:
     """`mlflow models serve` on loopback."""
 
@@ -72,15 +76,21 @@ class Server:
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=env | {"MLFLOW_MODELS_WORKERS": "1", "OMP_NUM_THREADS": "1"},
+            env=env
+            | {
+                "PATH": f"{Path(sys.executable).parent}:{env['PATH']}",  # where uvicorn is
+                "MLFLOW_MODELS_WORKERS": "1",
+                "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+                "OMP_NUM_THREADS": "1",
+            },
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         deadline = time.monotonic() + 90
         while True:
-            assert self.process.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline, (folder / "server.log").read_text()
+            assert self.process.poll() is None, _end(folder / "server.log")
+            assert time.monotonic() < deadline, _end(folder / "server.log")
             try:
                 if self.ask("GET", "/ping")[0] == 200:
                     return

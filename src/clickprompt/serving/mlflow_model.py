@@ -17,7 +17,9 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType
@@ -68,7 +70,17 @@ class ClickModel(PythonModel):
         model_input: pd.DataFrame,
         params: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Score a table."""
+        """Score a table.
+
+        Raises:
+            MlflowException: it has none of the columns; the server then answers with status 400.
+        """
+        if not len(model_input.columns):  # MLflow has left out all others, and the rows with them
+            raise MlflowException(
+                f"rows must have at least one of the columns {', '.join(self._scorer.columns)}, "
+                "got none",
+                error_code=INVALID_PARAMETER_VALUE,
+            )
         scored = self._scorer.score(model_input)
         frame = scored.frame()
         # JSON has no NaN: a row without a probability gets null.

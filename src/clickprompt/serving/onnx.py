@@ -152,7 +152,7 @@ class OnnxModel:
         length_B: np.ndarray | None = None,
     ) -> np.ndarray:
         """Logits (B,) float32 of prepared ids and, with a language model, texts."""
-        given = {"x_id": x_id_BF.astype(np.int64, copy=False)}
+        given: dict[str, np.ndarray] = {"x_id": x_id_BF.astype(np.int64, copy=False)}
         if token_ids_BN is not None and length_B is not None:
             given["token_ids"] = token_ids_BN.astype(np.int64, copy=False)
             given["mask"] = np.arange(token_ids_BN.shape[1]) < length_B[:, None]
