@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,11 +11,11 @@ import mlflow
 import numpy as np
 import pytest
 
+from benchmarks.serving import MALFORMED, Server
 from clickprompt.serving import Scorer
 from tests.serving.conftest import plain_rows
 
 COLUMNS = ["user_id", "movie_id", "movie_title", "genre", "release_year"]
-JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -51,76 +43,6 @@ def test_finetuning_logs_and_registers(client, model_folder):
     assert all("==" in line for line in pinned)
     pickled = (".pkl", ".pickle", ".bin", ".pt", ".joblib")
     assert not [path for path in model_folder.rglob("*") if path.suffix in pickled]
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def _end(log: Path) -> str:
-    return log.read_text()[-3000:]
-
-
-class Server:
-    """`mlflow models serve` on loopback."""
-
-    def __init__(self, model: Path, folder: Path) -> None:
-        self.port = _free_port()
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model)]
-        command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(self.port)]
-        self._log = (folder / "server.log").open("w")
-        # not the tested package but the copy in the model; away from the project's files
-        env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        self.process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=env
-            | {
-                "PATH": f"{Path(sys.executable).parent}:{env['PATH']}",  # where uvicorn is
-                "MLFLOW_MODELS_WORKERS": "1",
-                "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 90
-        while True:
-            assert self.process.poll() is None, _end(folder / "server.log")
-            assert time.monotonic() < deadline, _end(folder / "server.log")
-            try:
-                if self.ask("GET", "/ping")[0] == 200:
-                    return
-            except OSError:
-                time.sleep(0.1)
-
-    def ask(self, method: str, path: str, body: Any = None, headers: Any = JSON) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
-
-    def score(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        body = json.dumps({"dataframe_records": rows})
-        status, answer = self.ask("POST", "/invocations", body)
-        assert status == 200, answer
-        found: list[dict[str, Any]] = json.loads(answer)["predictions"]
-        return found
-
-    def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self._log.close()
 
 
 @pytest.fixture(scope="module")
@@ -162,22 +84,6 @@ def test_many_clients_get_their_own_answers(server, bundles, rows):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(ask, range(len(rows))))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-
-
-MALFORMED = [
-    ("", JSON),
-    ("{", JSON),
-    ("null", JSON),
-    ("[]", JSON),
-    ('"text"', JSON),
-    ('{"rows": []}', JSON),
-    ('{"dataframe_records": 3}', JSON),
-    ('{"dataframe_split": {"columns": ["user_id"], "data": [[1, 2]]}}', JSON),
-    ('{"dataframe_records": [{"price": 1}]}', JSON),
-    (b"\xff\xfe\x00", JSON),
-    ("user_id\n7\n", {"Content-Type": "application/x-none"}),
-    ('{"dataframe_records": [{"user_id": "7"}]', JSON),
-]
 
 
 def test_survives_malformed_requests(server, bundles, rows):
