@@ -27,6 +27,7 @@ SPEED = (
     "ctr_raw",
     "ctr_cost",
     "precision",
+    "serving",
 )
 
 

@@ -33,6 +33,7 @@ from benchmarks.report_plm import (
 from benchmarks.report_plm import cost_section as plm_cost_section
 from benchmarks.report_plm import speed_section as plm_speed_section
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
+from benchmarks.report_serving import serving_section
 from benchmarks.results import FOLDER
 from clickprompt.evaluation.significance import holm
 
@@ -77,6 +78,7 @@ def page() -> str:
         ("ctr_raw", raw_section),
         ("ctr_cost", cost_section),
         ("precision", precision_section),
+        ("serving", serving_section),
         ("startup", _startup),
     ):
         if (FOLDER / f"{name}.json").exists():

@@ -22,6 +22,7 @@ from clickprompt.tracking import (  # before MLflow is imported: it says that no
     log_parameters,
     process_name,
     result_metrics,
+    scoring_metrics,
     shared_metrics,
     tracking_config,
     training_metrics,
@@ -225,7 +226,8 @@ class TrackingHook(MlflowHook):
             return
         if self._is_mlflow_enabled:
             for name in sorted(pipeline.datasets() - self._tracked):
-                if _kind(catalog, name) and catalog.exists(name):
+                kind = _kind(catalog, name)
+                if kind and kind != "model" and catalog.exists(name):
                     self._track(name, catalog.load(name))
             self._log_figures()
             self._set_tags(_state_tags("trained"))
@@ -296,16 +298,37 @@ class TrackingHook(MlflowHook):
             self._client.log_dict(self.run_id, data, f"reports/{name}.json")
         elif kind == "figure":
             self._figures[name] = data
+        elif kind == "scoring":
+            self._log_metrics(scoring_metrics(data))
+            self._client.log_dict(self.run_id, data, f"reports/{name}.json")
+        elif kind == "model":
+            self._log_model(name)
         elif kind == "digest":
             self._client.set_tag(self.run_id, "data_digest", self._catalog.load(name).digest)
         else:
             raise ValueError(
-                f"{name}: metadata.tracking must be training, results, report, figure or digest, "
-                f"got {kind!r}"
+                f"{name}: metadata.tracking must be training, results, report, figure, scoring, "
+                f"model or digest, got {kind!r}"
             )
 
     def _log_metrics(self, metrics: Metrics) -> None:
         log_metrics(self._client, self.run_id, metrics)
+
+    def _log_model(self, name: str) -> None:
+        """The bundle of a model that was just trained, as an MLflow model.
+
+        A run that found it up to date has nothing new to log; trials and cells do not log theirs.
+        """
+        serving = self._parameters.serving
+        if not serving.log_model or running_part() is not None:
+            return
+        from clickprompt.serving.mlflow_model import log_bundle
+
+        model = name.removesuffix("_bundle")
+        register_as = serving.register_as
+        if register_as is not None and model != "clickprompt_with_plm":
+            register_as += f"_{model.removeprefix('clickprompt_')}"
+        log_bundle(self._catalog.load(name), name=model, register_as=register_as)
 
     def _log_figures(self) -> None:
         """One page with all figures: it holds plotly itself once and needs no network.

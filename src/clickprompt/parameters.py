@@ -964,6 +964,37 @@ class StudiesParameters(Parameters):
     )
 
 
+class ScoreParameters(Parameters):
+    """Raw rows in a file to the same rows with a probability (docs/user-guide.md, section 12)."""
+
+    input: str | None = Field(None, min_length=1, description="CSV or Parquet file of raw rows")
+    output: str | None = Field(
+        None,
+        min_length=1,
+        description="Parquet, or CSV by its ending; null: beside the input, .scored before that",
+    )
+    model: str = Field(
+        "clickprompt_with_plm",
+        min_length=1,
+        description="backbone, clickprompt_without_plm, clickprompt_with_plm, or a bundle's path",
+    )
+    chunk_rows: int = Field(65_536, ge=1, description="rows in memory at a time")
+    batch_rows: int = Field(1024, ge=1, description="rows of a step of the model")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="of matrix products; bf16 where it is native"
+    )
+    device: str = Field("cpu", min_length=1, description="cpu, cuda, or a numbered device")
+
+
+class ServingParameters(Parameters):
+    """The MLflow model of a finetuning run."""
+
+    log_model: bool = Field(True, description="log the bundles as MLflow models")
+    register_as: str | None = Field(
+        "clickprompt", min_length=1, description="name in MLflow's registry; null: none"
+    )
+
+
 _CHOSEN = tuple(PLMChoiceParameters.model_fields)
 
 
@@ -1066,6 +1097,8 @@ class ProjectParameters(Parameters):
     evaluation: EvaluationParameters = EvaluationParameters()
     tuning: TuningParameters = TuningParameters()
     studies: StudiesParameters = StudiesParameters()
+    score: ScoreParameters = ScoreParameters()
+    serving: ServingParameters = ServingParameters()
 
     @model_validator(mode="after")
     def _adapters_learn(self) -> Self:

@@ -11,6 +11,7 @@ from clickprompt.pipelines import (
     ingestion,
     modality_conversion,
     pretrain,
+    score,
     study_report,
 )
 
@@ -21,9 +22,11 @@ def register_pipelines() -> dict[str, Pipeline]:
     converted = read + modality_conversion.create_pipeline()
     # nodes that only show something always run: not in front of a training that repeats nothing
     data = converted - converted.only_nodes_with_tags("show")
-    scratch = data + backbone.create_pipeline()
+    bundle = score.create_bundle_pipeline
+    scratch = data + backbone.create_pipeline() + bundle(["backbone"])
     pretrained = data + pretrain.create_pipeline()
     finetuned = pretrained + finetune.create_pipeline()
+    finetuned += bundle(["clickprompt_without_plm", "clickprompt_with_plm"])
     compared = scratch + baseline.create_pipeline()
     distilled = scratch + finetuned + distillation.create_pipeline()
     everything = converted + scratch + finetuned + evaluation.create_pipeline()
@@ -38,4 +41,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "baseline": compared,
         "distillation": distilled,
         "study_report": study_report.create_pipeline(),
+        "score": score.create_pipeline(),
     }

@@ -13,6 +13,8 @@ from typing import Any
 
 # MLflow reads this when it is imported; the plugins' import may have come first.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A bar for the files of each logged model says nothing to the user.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import psutil
@@ -101,6 +103,16 @@ def result_metrics(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int
         for key in ("auc", "log_loss"):
             if row[key] is not None:
                 yield f"test_{key}/{row['model']}", row[key], 0
+
+
+def scoring_metrics(report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Rows, and by column the shares of out-of-vocabulary and missing cells."""
+    for key in ("rows", "not_scored", "seconds"):
+        yield f"score/{key}", float(report[key]), 0
+    for column, shares in report["fields"].items():
+        for key in ("out_of_vocabulary", "missing", "drift"):
+            # MLflow's names have no colon, which the column of a time's part has
+            yield f"score/{key}.{column.replace(':', ' ')}", shares[key], 0
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -15,6 +15,7 @@ from clickprompt.parameters import PLMParameters
 from clickprompt.plm import load_encoder
 from tests.docs.pages import PAGES, blocks
 from tests.docs.test_readme import OWN_TABLE
+from tests.serving.conftest import served_project  # noqa: F401
 
 PYTHON_BLOCKS = [block for page in PAGES if page != OWN_TABLE for block in blocks(page, "python")]
 
@@ -29,7 +30,7 @@ with mlflow.start_run(run_name="movielens_small dnn seed 1"):
 """
 
 
-OF_ITS_OWN = ("mlflow", "safetensors")
+OF_ITS_OWN = ("mlflow", "safetensors", "clickprompt.serving")
 ON_PRODUCTS = [b for b in PYTHON_BLOCKS if not any(word in b.text for word in OF_ITS_OWN)]
 
 
@@ -67,6 +68,16 @@ def test_mlflow_block(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "movielens_small dnn seed 1" in done.stdout
     assert "0.75" in done.stdout
+
+
+def test_scoring_block(served_project, capsys):  # noqa: F811
+    """On the bundles that a run of a quick project leaves."""
+    (block,) = (block for block in PYTHON_BLOCKS if "clickprompt.serving" in block.text)
+    with chdir(served_project):
+        exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
+    printed = capsys.readouterr().out
+    assert "[None, None]" in printed
+    assert "clickprompt_with_plm [0." in printed
 
 
 def test_conversion_block(tmp_path):

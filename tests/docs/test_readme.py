@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -81,6 +82,16 @@ def check_command(words: list[str]) -> None:
         check_make(words[1:])
     elif words[0] == "source":
         assert words == ["source", f"{makefile_value('VENV')}/bin/activate"]
+    elif words[0] == "export":
+        assert words[1] == f"MLFLOW_TRACKING_URI={tracking_address()}"
+    elif words[:3] == ["mlflow", "models", "serve"]:
+        check_server(words[3:])
+    elif words[0] == "curl":
+        (rows,) = json.loads(words[words.index("-d") + 1]).values()
+        columns = {
+            field["column"] for field in configuration("base")["parameters"]["data"]["fields"]
+        }
+        assert all(columns.issuperset(row) for row in rows)
     elif words[:2] == ["python", "-m"]:
         check_module(words[2], words[3:])
     elif words[0] in ("accelerate", "torchrun"):
@@ -96,6 +107,20 @@ def check_run(options: list[str]) -> None:
     assert set(filter(None, names)) <= set(PIPELINES)
     assert given["env"] in (None, *ENVIRONMENTS)
     check_parameters(configuration(given["env"] or "base", **given["params"])["parameters"])
+
+
+def tracking_address() -> str:
+    return str(yaml.safe_load(read("conf/base/mlflow.yml"))["server"]["mlflow_tracking_uri"])
+
+
+def check_server(words: list[str]) -> None:
+    """The options of MLflow's server, and the name that a run registers."""
+    from mlflow.models.cli import commands as models
+
+    known = {name for option in models.commands["serve"].params for name in option.opts}
+    assert {word for word in words if word.startswith("-")} <= known
+    name = configuration("base")["parameters"]["serving"]["register_as"]
+    assert words[words.index("-m") + 1] == f"models:/{name}/1"
 
 
 def check_tune(options: list[str]) -> None:

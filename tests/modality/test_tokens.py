@@ -20,9 +20,8 @@ from clickprompt.modality import (
     tokenise_pieces,
     write_model_input,
 )
-from clickprompt.modality.tokens import _token_table as token_table
 from clickprompt.modality.tokens import _tokenise_together as tokenise_together
-from clickprompt.modality.tokens import kept_lengths
+from clickprompt.modality.tokens import kept_lengths, token_table
 from clickprompt.modality.views import piece_text
 from tests.end_to_end.project import make_causal_tokenizer
 from tests.modality.conftest import make_byte_level_bpe, make_data, package_tokenizer_path

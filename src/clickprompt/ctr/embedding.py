@@ -71,24 +71,39 @@ class FeatureEmbedding(nn.Module):
         # was learnt and nothing else.
         offsets = np.cumsum([0, *self.field_sizes[:-1]])
         self.register_buffer("field_offsets", torch.from_numpy(offsets), persistent=False)
-        limits = [
-            len(bags[field]) if bags and field in bags else size
-            for field, size in enumerate(self.field_sizes)
-        ]
-        self.register_buffer("id_limits", torch.tensor(limits), persistent=False)
         self.bag_fields = tuple(sorted(bags or {}))
         self.plain_fields = tuple(f for f in range(len(field_sizes)) if f not in self.bag_fields)
+        self.set_bags(bags or {})
+
+    def set_bags(self, bags: Mapping[int, np.ndarray]) -> None:
+        """Number the combinations of the bag fields anew: ids of other rows than those of training.
+
+        Args:
+            bags: for each bag field, as the constructor takes them.
+
+        Raises:
+            ValueError: an empty combination, or a member outside its field.
+        """
+        assert tuple(sorted(bags)) == self.bag_fields
+        device = self.weight.device
+        limits = [
+            len(bags[field]) if field in bags else size
+            for field, size in enumerate(self.field_sizes)
+        ]
+        limit_F = torch.tensor(limits, device=device)
+        self.register_buffer("id_limits", limit_F, persistent=False)
         for field in self.bag_fields:
-            assert bags is not None
             bag = _check_bag(field, np.asarray(bags[field]), self.field_sizes)
             real = bag >= 0
             # Padding repeats a member: a sparse gradient must not name a row that is not read.
             member = bag[np.arange(len(bag)), real.argmax(axis=1)]
-            rows = np.where(real, bag, member[:, None]).astype(np.int64) + offsets[field]
-            self.register_buffer(f"bag_rows_{field}", torch.from_numpy(rows), persistent=False)
+            offset = sum(self.field_sizes[:field])
+            rows = np.where(real, bag, member[:, None]).astype(np.int64) + offset
+            row_CM = torch.from_numpy(rows).to(device)
+            self.register_buffer(f"bag_rows_{field}", row_CM, persistent=False)
             # 0 and 1 and not 1/count: exact in every precision that the model is cast to.
-            mask = torch.from_numpy(real).to(self.weight.dtype)
-            self.register_buffer(f"bag_mask_{field}", mask, persistent=False)
+            mask_CM = torch.from_numpy(real).to(device, self.weight.dtype)
+            self.register_buffer(f"bag_mask_{field}", mask_CM, persistent=False)
 
     def forward(self, x_id_BF: Tensor) -> Tensor:
         """Embed the fields: local ids (B, F), int32 or int64 -> (B, F, E).

@@ -3,6 +3,7 @@
 Nothing here imports torch or mlflow: Kedro imports this package to list the catalog.
 """
 
+from clickprompt.datasets.bundle import BundleDataset
 from clickprompt.datasets.catalog import WholeFileCatalog
 from clickprompt.datasets.field_codes import FieldCodesDataset
 from clickprompt.datasets.interactions import InteractionsDataset
@@ -12,6 +13,7 @@ from clickprompt.datasets.study_records import StudyRecordsDataset
 from clickprompt.datasets.trained_model import TrainedModelDataset
 
 __all__ = [
+    "BundleDataset",
     "FieldCodesDataset",
     "InteractionsDataset",
     "ModelInputDataset",

@@ -9,14 +9,42 @@ Letters: B rows, F fields, N tokens, S selected positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from clickprompt.modality.model_input import ModelInput
 from clickprompt.modality.tokens import kept_lengths
 from clickprompt.parameters import MaskingParameters
 
 _BATCH_ORDER, _MASKS, _ID_MASKS = 1, 2, 3
+
+
+class PiecesOfRows(Protocol):
+    """What texts are made of; a `ModelInput` is one, rows that are scored are another."""
+
+    @property
+    def pieces(self) -> np.ndarray:
+        """Numbers of the pieces of each row, (rows, F)."""
+
+    @property
+    def piece_tokens(self) -> np.ndarray:
+        """Tokens of all pieces in a row."""
+
+    @property
+    def piece_offsets(self) -> np.ndarray:
+        """Where each piece begins, (P + 1,)."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text of a row, special tokens included."""
+
+    @property
+    def special_tokens(self) -> dict[str, int | None]:
+        """Token ids by the names ``cls``, ``sep``, ``mask`` and ``pad``."""
+
+    @property
+    def tokens_around(self) -> int:
+        """How many special tokens stand around a text."""
 
 
 class TextBatcher:
@@ -33,7 +61,7 @@ class TextBatcher:
         mask_id: the mask token; None where the tokenizer is that of a causal model.
     """
 
-    def __init__(self, model_input: ModelInput, fields: Sequence[int] | None = None) -> None:
+    def __init__(self, model_input: PiecesOfRows, fields: Sequence[int] | None = None) -> None:
         self._all_pieces = model_input.pieces
         self._chosen = None if fields is None else list(fields)
         self._tokens = np.array(model_input.piece_tokens, dtype=np.int64)

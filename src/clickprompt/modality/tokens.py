@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -143,6 +143,37 @@ class PieceTokenizer:
         )
 
     @property
+    def definition(self) -> str:
+        """What ``restore`` needs: the JSON text whose sha256 is ``digest``."""
+        return _plain_json(self.backend)
+
+    @classmethod
+    def restore(
+        cls, definition: str, name: str, special: Mapping[str, int | None], special_ids: list[int]
+    ) -> PieceTokenizer:
+        """The tokenizer of a ``definition``.
+
+        Args:
+            definition: of the tokenizer.
+            name: of the tokenizer.
+            special: token ids by the names ``cls``, ``sep``, ``mask`` and ``pad``.
+            special_ids: all its special tokens.
+        """
+        backend = tokenizers.Tokenizer.from_str(definition)
+        backend.encode_special_tokens = True
+        assert special["pad"] is not None
+        return cls(
+            backend,
+            name,
+            hashlib.sha256(definition.encode()).hexdigest(),
+            special["cls"],
+            special["sep"],
+            special["mask"],
+            special["pad"],
+            tuple(special_ids),
+        )
+
+    @property
     def around(self) -> int:
         """How many special tokens stand around a text."""
         return (self.cls_id is not None) + (self.sep_id is not None)
@@ -225,7 +256,7 @@ def tokenise_pieces(
     if max_tokens < 3:
         raise ValueError(f"max_tokens must be at least 3, got {max_tokens}")
     fast = PieceTokenizer.of(tokenizer)
-    tokens, offsets = _token_table(text_view.pieces, fast)
+    tokens, offsets = token_table(text_view.pieces, fast)
     _check_sentences(text_view, field_codes, fast, tokens, offsets)
     piece_lengths = np.diff(offsets).astype(np.int32)
     truncated = _truncated(
@@ -236,7 +267,7 @@ def tokenise_pieces(
     return PieceTokens(fast, tokens, offsets, active, max_tokens, truncated)
 
 
-def _token_table(pieces: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
+def token_table(pieces: Sequence[str], fast: PieceTokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of all pieces in a row, and where each piece begins (P + 1,).
 
     A piece is made of words as a sentence is made of pieces, so each different word is tokenised

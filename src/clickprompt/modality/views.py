@@ -102,18 +102,9 @@ def build_id_view(field_codes: FieldCodes, data: DataParameters) -> IdView:
     Raises:
         ValueError: a value of a numeric field is not a finite number.
     """
-    vocabularies: list[Vocabulary] = []
-    tables: list[np.ndarray] = []
-    bags: dict[int, np.ndarray] = {}
-    for position, field in enumerate(data.fields):
-        column = field_codes.columns[position]
-        vocabulary = Vocabulary.fit(field, column)
-        found = vocabulary.ids(column.values)
-        if vocabulary.is_bag:
-            bags[position], combination = np.unique(found, axis=0, return_inverse=True)
-            found = combination.reshape(-1).astype(np.int32)
-        tables.append(found)
-        vocabularies.append(vocabulary)
+    fields = list(zip(data.fields, field_codes.columns, strict=False))
+    vocabularies = tuple(Vocabulary.fit(field, column) for field, column in fields)
+    tables, bags = id_tables(vocabularies, field_codes)
 
     def counted(name: str | None) -> tuple[int, np.ndarray] | None:
         if name is None:
@@ -121,7 +112,30 @@ def build_id_view(field_codes: FieldCodes, data: DataParameters) -> IdView:
         position = field_codes.position(name)
         return position, field_codes.columns[position].train_counts.astype(np.int32)
 
-    return IdView(tuple(vocabularies), tuple(tables), bags, counted(data.user), counted(data.item))
+    return IdView(vocabularies, tables, bags, counted(data.user), counted(data.item))
+
+
+def id_tables(
+    vocabularies: Sequence[Vocabulary], field_codes: FieldCodes
+) -> tuple[tuple[np.ndarray, ...], dict[int, np.ndarray]]:
+    """``tables`` and ``bags`` of an `IdView`: every distinct value looked up.
+
+    Args:
+        vocabularies: of the fields, fitted.
+        field_codes: their distinct values.
+
+    Raises:
+        ValueError: a value of a numeric field is not a finite number.
+    """
+    tables: list[np.ndarray] = []
+    bags: dict[int, np.ndarray] = {}
+    for position, vocabulary in enumerate(vocabularies):
+        found = vocabulary.ids(field_codes.columns[position].values)
+        if vocabulary.is_bag:
+            bags[position], combination = np.unique(found, axis=0, return_inverse=True)
+            found = combination.reshape(-1).astype(np.int32)
+        tables.append(found)
+    return tuple(tables), bags
 
 
 def build_text_view(field_codes: FieldCodes, data: DataParameters) -> TextView:

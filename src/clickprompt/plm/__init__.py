@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 from clickprompt.plm.source import PLMSource, load_tokenizer, resolve_source
 
 if TYPE_CHECKING:
-    from clickprompt.plm.encoder import PromptedEncoder, load_encoder
+    from clickprompt.plm.encoder import (
+        PromptedEncoder,
+        build_encoder,
+        encoder_config,
+        load_encoder,
+    )
     from clickprompt.plm.head import POOLINGS, ClickHead, MLMHead, load_mlm_head, pool
     from clickprompt.plm.lora import merge_lora
 
@@ -21,6 +26,8 @@ __all__ = [
     "MLMHead",
     "PLMSource",
     "PromptedEncoder",
+    "build_encoder",
+    "encoder_config",
     "load_encoder",
     "load_mlm_head",
     "load_tokenizer",
@@ -31,6 +38,8 @@ __all__ = [
 
 _TORCH_PARTS = {
     "PromptedEncoder": "encoder",
+    "build_encoder": "encoder",
+    "encoder_config": "encoder",
     "load_encoder": "encoder",
     "POOLINGS": "head",
     "ClickHead": "head",

@@ -6,7 +6,7 @@ d = H/A, K prompts, S selected tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, overload
@@ -78,6 +78,10 @@ class PromptedEncoder(nn.Module):
         gradient_checkpointing: keep the input of a layer only and compute the layer again, with
             the same dropout, in the backward pass.
 
+    Attributes:
+        rectangular: compute padding like text, all rows in one rectangle. No shape then depends on
+            what the mask says, which an exported graph needs; the numbers at text are the same.
+
     Raises:
         ValueError: ``freeze_layers`` is not in 0..L.
     """
@@ -108,6 +112,7 @@ class PromptedEncoder(nn.Module):
         self._first_position = family.first_position(config) + position_offset
         self.freeze_layers = freeze_layers
         self.gradient_checkpointing = gradient_checkpointing
+        self.rectangular = False
         self._freeze()
 
     @property
@@ -195,10 +200,16 @@ class PromptedEncoder(nn.Module):
             mask_BN = functional.pad(mask_BN, (front, 0), value=True)
             token_ids_BN = functional.pad(token_ids_BN, (front, 0))
         batch, width = token_ids_BN.shape
-        text = text_slots(mask_BN)
-        # On a GPU each group would cost more launches than its padding does.
-        groups = row_groups(text, mask_BN, ROWS_OF_GROUP if mask_BN.device.type == "cpu" else batch)
-        column_T = text.at_T % width
+        if self.rectangular:
+            text = Slots(torch.arange(batch * width, device=mask_BN.device), batch, width)
+            groups = [Group(batch, text, mask_BN[:, None, None, :])]
+            column_T = torch.arange(width, device=mask_BN.device).expand(batch, -1).flatten()
+        else:
+            text = text_slots(mask_BN)
+            # On a GPU each group would cost more launches than its padding does.
+            size = ROWS_OF_GROUP if mask_BN.device.type == "cpu" else batch
+            groups = row_groups(text, mask_BN, size)
+            column_T = text.at_T % width
         position_ids_1T = (column_T + self._first_position)[None]
         words_TE = self.word_embeddings(token_ids_BN.flatten()[text.at_T])
         if isinstance(prompts, InputPrompts):
@@ -359,13 +370,13 @@ class PromptedEncoder(nn.Module):
         """Context (Q, H) of packed queries, one group of rows after the other."""
         # split and not slices: the gradient of a split is written once.
         counts = [len(slots.at_T) for slots in queries.slots]
-        query, columns = query_QH.split(counts), queries.column_Q.split(counts)
-        keys = key_TH.split([group.tokens for group in groups])
-        values = value_TH.split([group.tokens for group in groups])
+        query, columns = _parts(query_QH, counts), _parts(queries.column_Q, counts)
+        tokens = [group.tokens for group in groups]
+        keys, values = _parts(key_TH, tokens), _parts(value_TH, tokens)
         own: Sequence[tuple[Tensor, Tensor] | None] = [None] * len(groups)
         if prompts is not None:
             rows = [group.rows for group in groups]
-            own = list(zip(prompts[0].split(rows), prompts[1].split(rows), strict=True))
+            own = list(zip(_parts(prompts[0], rows), _parts(prompts[1], rows), strict=True))
         contexts = []
         for number, (group, asking) in enumerate(zip(groups, queries.slots, strict=True)):
             context_BAQd = prompted_attention(
@@ -482,6 +493,11 @@ class PromptedEncoder(nn.Module):
             _check_shape("vector_BKE", prompts.vector_BKE, "K, E", expected)
 
 
+def _parts(tensor: Tensor, counts: list[int]) -> Sequence[Tensor]:
+    """The tensor split; as it is where there is one part, whose size a graph must not fix."""
+    return tensor.split(counts) if len(counts) > 1 else (tensor,)
+
+
 def _check_shape(name: str, tensor: Tensor, names: str, sizes: tuple[int | str, ...]) -> None:
     """Sizes that are names may be anything."""
     if len(tensor.shape) != len(sizes) or any(
@@ -516,11 +532,24 @@ def load_encoder(
     from transformers import AutoModel
 
     source = resolve_source(plm)
+    config = encoder_config(plm)
+    family = family_of(config.model_type)
+    source.check_weights()
+    model = source.load_model(AutoModel, config, "encoder", **family.load_options)
+    return _prompted(model, plm, generator)
+
+
+def encoder_config(plm: PLMParameters) -> Any:
+    """Configuration of the language model as ``plm`` asks for it: layers kept, dropout.
+
+    Raises:
+        ValueError: as `load_encoder`, of everything but the weights.
+    """
+    source = resolve_source(plm)
     found = source.config()
     family = family_of(found.get("model_type"))
     config = source.model_config()
     _check_config(found, config, plm)
-    source.check_weights()
     with quiet_transformers():
         if plm.keep_layers is not None:
             config.num_hidden_layers = plm.keep_layers
@@ -529,7 +558,30 @@ def load_encoder(
         if plm.dropout is not None:
             for name in family.dropouts:
                 setattr(config, name, plm.dropout)
-    model = source.load_model(AutoModel, config, "encoder", **family.load_options)
+    return config
+
+
+def build_encoder(config: Mapping[str, Any], plm: PLMParameters) -> PromptedEncoder:
+    """The architecture alone, for weights that were trained: no file of the language model is read.
+
+    Args:
+        config: what `encoder_config` gave, as a dict.
+        plm: attention kernel, position offset, what learns and how.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    settings = {name: value for name, value in config.items() if name != "model_type"}
+    family = family_of(config["model_type"])
+    with quiet_transformers():
+        model = AutoModel.from_config(
+            AutoConfig.for_model(config["model_type"], **settings), **family.load_options
+        )
+    return _prompted(model.float(), plm, None)
+
+
+def _prompted(model: Any, plm: PLMParameters, generator: torch.Generator | None) -> PromptedEncoder:
+    """The encoder around a language model, with its adapters."""
+    family = family_of(model.config.model_type)
     if plm.lora is not None:
         add_lora(
             model,
