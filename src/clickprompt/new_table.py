@@ -148,6 +148,7 @@ def _parameters(proposal: Proposal) -> list[str]:
             lines.append(f"    - {_flow({'column': f'{time}:{part}', 'name': name})}")
     left = [guess for guess in proposal.columns if guess.role == "left out"]
     lines += [f"    # left out: {_scalar(guess.name)} ({guess.why})" for guess in left]
+    lines += ["", "studies: {settings: null}  # those of conf/base were chosen on other data"]
     return lines
 
 

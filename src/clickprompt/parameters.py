@@ -959,6 +959,11 @@ class StudiesParameters(Parameters):
     report_folder: str = Field("data/08_reporting/studies", description="a folder a study")
     processes: int = Field(1, ge=1, description="cells at the same time; threads are divided")
     report: Name = Field("performance", description="study that pipeline study_report is about")
+    settings: dict[str, dict[str, dict[str, Any] | None] | None] | None = Field(
+        None,
+        description="chosen on valid of this data: trained model -> CTR model or `any` -> "
+        "parameters, under what a study itself says; null: what conf has",
+    )
     grids: dict[Name, StudyParameters | None] = Field(
         default_factory=dict, description="the studies; null takes one out"
     )

@@ -66,7 +66,7 @@ def test_what_does_not_decide_the_weights_is_not_in_the_digest(raw):
     assert [c.digest("data") for c in expand("s", study(), elsewhere)] == [
         c.digest("data") for c in cells
     ]
-    slower = merged(raw, {"finetune": {"with_plm": {"learning_rate_ctr": 1e-4}}})
+    slower = merged(raw, {"finetune": {"with_plm": {"learning_rate_prompts": 1e-5}}})
     changed = expand("s", study(), slower)
     for before, after in zip(cells, changed, strict=True):
         differs = before.digest("data") != after.digest("data")
@@ -196,3 +196,30 @@ def test_long_tail_reads_cells_that_compatibility_trains(raw):
     trained = {c.digest("x") for c in expand("compatibility", grids["compatibility"], raw)}
     assert not grids["long_tail"].train
     assert tail <= trained
+
+
+def test_what_was_chosen_on_valid_stands_under_what_the_study_says(raw):
+    axes = {"model": {"a": {"model": "backbone"}, "b": {"model": "backbone", "ctr.name": "fm"},
+                      "c": {"model": "backbone", "backbone.weight_decay": 0.5},
+                      "d": {"model": "p5"}}}  # fmt: skip
+    chosen = {
+        "backbone": {"dcnv2": {"backbone.weight_decay": 0.1}, "any": {"backbone.epochs": 7}},
+        "p5": None,
+    }
+    changed = raw | {"studies": {"settings": chosen}}
+    declared = study(axes=axes, compare_with=[{"model": "a"}], seeds=[0])
+    a, b, c, d = expand("s", declared, changed)
+    assert a.parameters["backbone"]["weight_decay"] == 0.1
+    assert b.parameters["backbone"]["epochs"] == 7
+    assert c.parameters["backbone"]["weight_decay"] == 0.5
+    assert d.changes == {}
+
+
+def test_the_paper_environment_has_the_papers_language_models():
+    raw = conf("paper")
+    declared = check_parameters(raw).studies.grids["compatibility"]
+    cells = expand("compatibility", declared, raw, [0])
+    assert len({cell.data for cell in cells}) == 3  # three tokenizers
+    rates = {c.parameters["backbone"]["learning_rate_ctr"] for c in cells if c.model == "backbone"}
+    assert rates == {1e-3}
+    assert check_parameters(raw).plm.source == "FacebookAI/roberta-base"

@@ -107,8 +107,9 @@ def expand(
     Raises:
         StudyError: a cell's parameters cannot be used, or nothing says what a cell trains.
     """
+    settings = (raw.get("studies") or {}).get("settings") or {}
     raw = {key: value for key, value in raw.items() if key != "studies"}
-    combinations = [_cell(name, study, labels, raw) for labels in _combinations(study)]
+    combinations = [_cell(name, study, labels, raw, settings) for labels in _combinations(study)]
     wanted = seeds or study.seeds
     cells = []
     for seed in wanted:
@@ -196,7 +197,11 @@ def _combinations(study: StudyParameters) -> Iterator[Labels]:
 
 
 def _cell(
-    name: str, study: StudyParameters, labels: Labels, raw: Mapping[str, Any]
+    name: str,
+    study: StudyParameters,
+    labels: Labels,
+    raw: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> tuple[Cell, list[int] | None]:
     """A cell without its seed, and the seeds that one of its values names."""
     changes = dict(study.shared)
@@ -210,6 +215,9 @@ def _cell(
             f"{shown}: {TRAINED} must be one of {', '.join(MODELS)}, got {model!r}"
             f"{near(str(model), MODELS)}"
         )
+    ctr = changes.get("ctr.name", raw.get("ctr", {}).get("name"))
+    chosen = settings.get(model) or {}
+    changes = (chosen.get(ctr) or chosen.get("any") or {}) | changes
     try:
         known = check_parameters(merged(raw, nested({**changes, **MODELS[model].sets})))
     except ParameterError as error:

@@ -15,6 +15,7 @@ from clickprompt.studies.tables import row_name
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2")
 VERDICT_COLOURS = {BETTER: "#0072B2", WORSE: "#D55E00"}
 UNDECIDED = "#8a8a8a"
+FEWEST_ROWS = 50  # of a quadrant: an AUC of fewer says nothing, and hides the others
 SIGNS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon")
 
 
@@ -108,7 +109,9 @@ def plot_plm_size(summary: Summary) -> go.Figure:
 def plot_long_tail(summary: Summary) -> go.Figure:
     """Gain in AUC over the counterpart in each quadrant of tail and non-tail users and items."""
     title = "Gain in AUC by how often user and item were seen in training"
-    entries = [e for e in summary["long_tail"] if e["auc_difference"] is not None]
+    compared = [e for e in summary["long_tail"] if e["auc_difference"] is not None]
+    entries = [e for e in compared if e["rows"] >= FEWEST_ROWS]
+    few = sorted({_quadrant(e).replace("<br>", ", ") for e in compared if e not in entries})
     if not entries:
         return note_figure(title, "No compared models have predictions of tail and non-tail rows.")
     figure = new_figure(title, width=1100, height=560)
@@ -132,6 +135,8 @@ def plot_long_tail(summary: Summary) -> go.Figure:
         )
     figure.add_hline(y=0, line_color="#444444", line_width=1)
     figure.update_yaxes(title="difference in AUC (line: 95 % interval over seeds)")
+    if few:
+        figure.update_xaxes(title=f"not drawn, too few rows: {'; '.join(few)}")
     figure.update_layout(barmode="group", bargap=0.25)
     return figure
 

@@ -53,7 +53,7 @@ def page(summary: Summary) -> str:
     parts += [_html_table(table) for table in study_tables(summary).values()]
     for position, figure in enumerate(study_figures(summary).values()):
         parts.append(figure.to_html(full_html=False, include_plotlyjs=position == 0))
-    parts += [_runs(summary), f"<p>{html.escape(origin_line(summary))}</p>"]
+    parts += [_runs(summary), f"<p>{html.escape(origin_line(summary).replace('`', ''))}</p>"]
     title = html.escape(f"Study {summary['study']}")
     return PAGE.format(title=title, style=STYLE, body="\n".join(parts))
 
