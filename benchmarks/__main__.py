@@ -28,6 +28,7 @@ SPEED = (
     "ctr_cost",
     "precision",
     "serving",
+    "study_overhead",
 )
 
 

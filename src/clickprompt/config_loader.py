@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
 
 from clickprompt.parameters import check_parameters
+from clickprompt.running import running_part
 
 
 class CheckedConfigLoader(OmegaConfigLoader):
@@ -16,6 +18,13 @@ class CheckedConfigLoader(OmegaConfigLoader):
     in ``ctr_sizes`` decides only the whole can fill in. A hook could do it for a run; Kedro-Viz
     runs none.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        part = running_part()
+        if part is not None and part.config is not None:
+            # Of a study's cells each has a session; reading the same files would take its time.
+            self.update(copy.deepcopy(dict(part.config)))
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """The configuration of this kind.

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class RunningPart:
         output: trained model whose metrics are tracked under names that all models share.
         model_input: folder of arrays other than the catalog's; None: the catalog's.
         tracked: whether there is a run at all.
+        config: what conf says, by kind (``parameters``, checked; ``catalog``, ...), for a session
+            that need not read the files again; None: it reads them.
     """
 
     study: str
@@ -37,6 +40,7 @@ class RunningPart:
     output: str | None = None
     model_input: Path | None = None
     tracked: bool = True
+    config: Mapping[str, Any] | None = None
 
 
 class RunInterruptedError(RuntimeError):

@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.project import settings
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
@@ -237,7 +237,7 @@ def run_study(request: ProjectStudy) -> StudyOutcome:
         request.tracker.start(request.name)
     jobs = []
     if study.declared.train:
-        jobs = [_job(request, e) for e in different(study.planned) if e.record is None]
+        jobs = _jobs(request, study)
     _Cells(request, study, jobs).run()
     planned = plan([entry.cell for entry in study.planned], study.records)
     if request.tracker is not None:
@@ -268,30 +268,66 @@ class _Job:
     folder: Path
     model_input: Path | None
     tracked: bool
-    threads: int | None = None
-    processes: int = 1
+    threads: int | None
+    processes: int
+    config: Mapping[str, Any]
 
 
-def _job(request: ProjectStudy, entry: PlannedCell) -> _Job:
-    assert entry.digest is not None, "data are made before the jobs"
-    _, parameters = read_project(request.project, request.env, request.params)
-    own = data_key(parameters) == entry.cell.data
+def _jobs(request: ProjectStudy, study: OpenStudy) -> list[_Job]:
+    """What is left of a study."""
+    parameters = study.parameters
+    own = data_key(parameters)
     processes = request.processes or parameters.studies.processes
     shared = max(1, (os.cpu_count() or 1) // processes) if processes > 1 else None
-    return _Job(
-        project=request.project,
-        study=request.name,
+    config = _config(request)
+    jobs = []
+    for entry in different(study.planned):
+        if entry.record is not None:
+            continue
+        assert entry.digest is not None, "data are made before the jobs"
+        cell = entry.cell
+        training: dict[str, Any] = {"test": True, "diagnostic_rows": None}
+        threads = parameters.training.threads or shared
+        if threads is not None:
+            training["threads"] = threads
+        checked = check_parameters(
+            merged(merged(study.raw, cell.runtime_parameters), {"training": training})
+        )
+        jobs.append(
+            _Job(
+                project=request.project,
+                study=request.name,
+                env=request.env,
+                params=request.params,
+                make_runner=request.make_runner,
+                cell=cell,
+                digest=entry.digest,
+                folder=request.project / parameters.studies.folder,
+                model_input=(
+                    None if cell.data == own else _arrays(request.project, parameters, cell.data)
+                ),
+                tracked=request.tracker is not None,
+                threads=threads,
+                processes=processes,
+                config=config | {"parameters": checked.model_dump()},
+            )
+        )
+    return jobs
+
+
+def _config(request: ProjectStudy) -> dict[str, Any]:
+    """What of conf is the same in all cells, read once."""
+    loader = settings.CONFIG_LOADER_CLASS(
+        conf_source=str(request.project / settings.CONF_SOURCE),
         env=request.env,
-        params=request.params,
-        make_runner=request.make_runner,
-        cell=entry.cell,
-        digest=entry.digest,
-        folder=request.project / parameters.studies.folder,
-        model_input=None if own else _arrays(request.project, parameters, entry.cell.data),
-        tracked=request.tracker is not None,
-        threads=parameters.training.threads or shared,
-        processes=processes,
+        runtime_params=dict(request.params),
+        **settings.CONFIG_LOADER_ARGS,
     )
+    found = {}
+    for kind in ("catalog", "credentials", "mlflow"):
+        with suppress(MissingConfigException):
+            found[kind] = loader[kind]
+    return found
 
 
 def _arrays(project: Path, parameters: ProjectParameters, key: str) -> Path:
@@ -427,11 +463,9 @@ def _train(job: _Job) -> str | None:
         output=model.output,
         model_input=job.model_input,
         tracked=job.tracked,
+        config=job.config,
     )
-    machine: dict[str, Any] = {"test": True, "diagnostic_rows": None}
-    if job.threads is not None:
-        machine["threads"] = job.threads
-    changes = merged(cell.runtime_parameters, {"training": machine})
+    changes = cell.runtime_parameters
     try:
         with inside(part), (session := _session(job.project, job.env, job.params, changes)):
             made = session.run(
