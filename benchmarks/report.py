@@ -34,7 +34,9 @@ from benchmarks.report_plm import cost_section as plm_cost_section
 from benchmarks.report_plm import speed_section as plm_speed_section
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.report_serving import serving_section
+from benchmarks.report_studies import studies_section
 from benchmarks.results import FOLDER
+from benchmarks.studies import STUDIES
 from clickprompt.evaluation.significance import holm
 
 PAGE = REPOSITORY / "docs" / "results.md"
@@ -65,6 +67,9 @@ def page() -> str:
         backbones = FOLDER / "backbones.json"
         known = _read(backbones) if backbones.exists() else None
         parts.append(baselines_section(_read(FOLDER / "baselines.json"), known))
+    studies = {name: FOLDER / f"study_{name}.json" for name in STUDIES}
+    if known_studies := {name: _read(path) for name, path in studies.items() if path.exists()}:
+        parts.append(studies_section(known_studies))
     for name, section in (
         ("accuracy_per_minute", accuracy_per_minute_section),
         ("plm_speed", plm_speed_section),
