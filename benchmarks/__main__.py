@@ -28,6 +28,7 @@ SPEED = (
     "ctr_cost",
     "precision",
     "serving",
+    "serving_agreement",
     "study_overhead",
 )
 

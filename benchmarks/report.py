@@ -33,7 +33,7 @@ from benchmarks.report_plm import (
 from benchmarks.report_plm import cost_section as plm_cost_section
 from benchmarks.report_plm import speed_section as plm_speed_section
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
-from benchmarks.report_serving import serving_section
+from benchmarks.report_serving import agreement_section, serving_section
 from benchmarks.report_studies import studies_section
 from benchmarks.results import FOLDER
 from benchmarks.studies import STUDIES
@@ -84,6 +84,7 @@ def page() -> str:
         ("ctr_cost", cost_section),
         ("precision", precision_section),
         ("serving", serving_section),
+        ("serving_agreement", agreement_section),
         ("startup", _startup),
     ):
         if (FOLDER / f"{name}.json").exists():

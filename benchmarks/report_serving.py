@@ -76,5 +76,36 @@ def serving_section(result: Mapping[str, Any]) -> str:
     )
 
 
+def agreement_section(result: Mapping[str, Any]) -> str:
+    """Whether all ways of scoring give the same answers."""
+    served, onnx = result["served"], result["onnx"]
+    return "\n\n".join(
+        [
+            "## The same answers everywhere",
+            "```sh\npython -m benchmarks serving_agreement\n```",
+            "Served: probabilities of `mlflow models serve`, in a new environment with the model's "
+            "own requirements and nothing else, for all test rows as raw rows, against the file of "
+            "`kedro run --pipeline=score`. ONNX: logits by onnxruntime against torch. "
+            + origin(result),
+            grid(
+                ["model", "served rows", "largest difference", "packages there", "ONNX rows",
+                 "largest difference"],
+                [
+                    [
+                        f"`{name}`",
+                        f"{served[name]['rows']:,}",
+                        f"{served[name]['largest_difference']:.1e}",
+                        f"{served[name]['packages']}, kedro "
+                        + ("too" if served[name]["kedro_is_installed"] else "not among them"),
+                        f"{onnx[name]['rows']:,}",
+                        f"{onnx[name]['largest_difference']:.1e}",
+                    ]
+                    for name in served
+                ],
+            ),
+        ]
+    )  # fmt: skip
+
+
 def _ratio(found: Mapping[str, float]) -> str:
     return f"{found['median']:.3f} ({found['quarter']:.3f} to {found['three_quarters']:.3f})"

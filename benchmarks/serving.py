@@ -58,14 +58,18 @@ class Server:
         model: folder of the MLflow model.
         folder: where it works and writes its log.
         threads: of torch.
+        python: of the environment that it runs in; None: this one.
     """
 
-    def __init__(self, model: Path, folder: Path, *, threads: int = 1) -> None:
+    def __init__(
+        self, model: Path, folder: Path, *, threads: int = 1, python: str | None = None
+    ) -> None:
+        python = python or sys.executable
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self.port = int(found.getsockname()[1])
         log = folder / "server.log"
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model)]
+        command = [python, "-m", "mlflow", "models", "serve", "-m", str(model)]
         command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(self.port)]
         self._log = log.open("w")
         self.process = subprocess.Popen(
@@ -73,7 +77,7 @@ class Server:
             cwd=folder,
             env=os.environ
             | {
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # where uvicorn is
+                "PATH": f"{Path(python).parent}:{os.environ['PATH']}",  # where uvicorn is
                 "MLFLOW_MODELS_WORKERS": "1",
                 "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
                 "OMP_NUM_THREADS": str(threads),

@@ -3,7 +3,9 @@
 Records and predictions of the cells lie in ``benchmarks/results/studies``, so that every number can
 be looked at again without training; the summaries in ``study_<name>.json`` make the results page.
 
-    python -m benchmarks.studies [NAME ...] [--processes 1]
+    python -m benchmarks.studies [NAME ...] [--processes 1] [--seeds 0,1]
+
+With ``--seeds`` only these are trained; the summary holds what was trained so far.
 """
 
 from __future__ import annotations
@@ -34,15 +36,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", default=STUDIES)
     parser.add_argument("--processes", type=int, default=1, help="cells at the same time")
+    parser.add_argument("--seeds", help="only these of a study's seeds, such as 0,1")
     given = parser.parse_args()
+    options = [f"--processes={given.processes}", f"--params=studies.folder={FOLDER}"]
+    if given.seeds is not None:
+        options.append(f"--seeds={given.seeds}")
     code = 0
     for name in given.names:
         done = subprocess.run(
-            [sys.executable, "-m", "kedro", "study", name, f"--processes={given.processes}",
-             f"--params=studies.folder={FOLDER}"],
-            cwd=REPOSITORY,
-            check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "kedro", "study", name, *options], cwd=REPOSITORY, check=False
+        )
         code = done.returncode or code
         if done.returncode in (0, 1):  # a failed cell does not hold the others back
             print(f"written: {write_result(f'study_{name}', _summary(name))}")

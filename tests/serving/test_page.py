@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from clickprompt.serving import BundleError, Scorer
-from clickprompt.serving.page import Desk, build_page, read_row
+from clickprompt.serving.page import Belongings, Desk, build_page, read_row
 
 ROW = {
     "user_id": "7",
@@ -50,17 +51,37 @@ def test_typed_rows():
             read_row(["user_id"], ["7"], typed)
 
 
+def test_a_movie_brings_its_title(interactions):
+    belongings = Belongings(interactions, list(ROW))
+    row = interactions.iloc[5]
+    found = belongings.of("movie_id", row["movie_id"])
+    assert found == {name: str(row[name]) for name in ("movie_title", "genre", "release_year")}
+    assert "movie_id" in belongings.columns
+    assert "user_id" not in belongings.columns  # a user sees many movies
+    assert "genre" not in belongings.columns
+    assert belongings.of("movie_id", "no such movie") == {}
+    completed = belongings.complete(dict.fromkeys(ROW) | {"movie_id": row["movie_id"]})
+    assert completed == dict.fromkeys(ROW) | {"movie_id": row["movie_id"]} | found
+
+
+def test_what_belongs_may_be_missing():
+    rows = pd.DataFrame({"item": ["a", "a", "b"], "year": ["1999", "1999", None]})
+    belongings = Belongings(rows, ["item", "year", "shop"])
+    assert belongings.of("item", "a") == {"year": "1999"}
+    assert belongings.of("item", "b") == {"year": None}
+
+
 def test_no_bundles(tmp_path):
     with pytest.raises(BundleError, match=r"must hold a bundle .* got none"):
         Desk(tmp_path)
 
 
-def test_the_page_answers_a_request(desk):
+def test_the_page_answers_a_request(desk, interactions):
     """The page on loopback, asked as a browser would, through Gradio's own client."""
     pytest.importorskip("gradio")
     from gradio_client import Client
 
-    page = build_page(desk)
+    page = build_page(desk, Belongings(interactions, desk.columns))
     _, address, _ = page.launch(
         server_name="127.0.0.1", prevent_thread_lock=True, share=False, quiet=True
     )
@@ -75,5 +96,8 @@ def test_the_page_answers_a_request(desk):
         assert "movie title is Silent River" in text
         assert attention["headers"] == ["layer", "prompt 1", "prompt 2", "all"]
         assert notes == "" or "Not seen" in notes
+        row = interactions.iloc[5]
+        filled = client.predict(row["movie_id"], *([None] * len(ROW)), api_name="/fill_movie_id")
+        assert filled[2] == row["movie_title"]
     finally:
         page.close()

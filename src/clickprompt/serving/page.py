@@ -2,19 +2,22 @@
 
     python -m clickprompt.serving.page
 
-It needs the extra ``serve`` and shows the bundles of data/06_models/bundles.
+It needs the extra ``serve`` and shows the bundles of data/06_models/bundles. Where the rows are
+there that it was trained on, a chosen item brings its title and whatever else belongs to it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from clickprompt.serving.bundle import BundleError
 from clickprompt.serving.scorer import Scorer
@@ -25,6 +28,7 @@ MODELS = {
     "clickprompt_with_plm": "ClickPrompt with PLM",
 }
 FOLDER = Path("data/06_models/bundles")
+ROWS = Path("data/02_intermediate/interactions.parquet")
 CHOICES = 2000  # values that a list offers; others can be typed
 
 
@@ -77,10 +81,13 @@ class Desk:
         return [field.name for field in self._last.bundle.data.fields]
 
     def values(self, column: str) -> list[str]:
-        """Values of a column that the models know, in their order."""
+        """Values of a column that the models know, sorted; numbers as numbers."""
         position = self.columns.index(column)
-        known = self._last.bundle.vocabularies[position].values
-        return [value for value in known if value is not None][:CHOICES]
+        vocabulary = self._last.bundle.vocabularies[position].values
+        known = [value for value in vocabulary if value is not None]
+        if all(value.isdecimal() for value in known):
+            known.sort(key=int)
+        return known[:CHOICES]
 
     def answer(self, row: dict[str, Any]) -> Answer:
         """All that is shown of a row."""
@@ -102,6 +109,47 @@ class Desk:
         )
 
 
+class Belongings:
+    """What belongs to a value in a table of rows, such as title, genre and year to a movie's id.
+
+    A column belongs to another one if each value of that one goes with one value of it only.
+
+    Args:
+        rows: a table with some of the columns.
+        columns: those of a row.
+    """
+
+    def __init__(self, rows: pd.DataFrame, columns: Sequence[str]) -> None:
+        known = rows[[name for name in columns if name in rows]].astype("str")
+        self._of: dict[str, pd.DataFrame] = {}
+        for key in map(str, known):
+            values = known.groupby(key)
+            counts = values.nunique()
+            belonging = [str(name) for name in counts if (counts[name] <= 1).all()]
+            if belonging:
+                self._of[key] = values[belonging].first()
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that others belong to."""
+        return list(self._of)
+
+    def of(self, column: str, value: str | None) -> dict[str, str | None]:
+        """Column -> value that belongs to a value, None if missing; {} if it is in no row."""
+        table = self._of[column]
+        if value not in table.index:
+            return {}
+        row = table.loc[value]
+        return {name: None if pd.isna(row[name]) else str(row[name]) for name in map(str, table)}
+
+    def complete(self, row: Mapping[str, str | None]) -> dict[str, str | None]:
+        """A row with what belongs to the value of the column that most others belong to."""
+        if not self._of:
+            return dict(row)
+        key = max(self._of, key=lambda name: self._of[name].shape[1])
+        return {**row, **self.of(key, row[key])}
+
+
 def read_row(columns: Sequence[str], values: Sequence[str | None], typed: str) -> dict[str, Any]:
     """The row of the fields, or the one that was typed as JSON.
 
@@ -119,8 +167,12 @@ def read_row(columns: Sequence[str], values: Sequence[str | None], typed: str) -
     return row
 
 
-def build_page(desk: Desk) -> Any:
+def build_page(desk: Desk, belongings: Belongings | None = None) -> Any:
     """The page, to be launched.
+
+    Args:
+        desk: scores.
+        belongings: fill in the other fields of an item that is chosen; None: they are left alone.
 
     Raises:
         ValueError: Gradio is not there.
@@ -147,6 +199,17 @@ def build_page(desk: Desk) -> Any:
             notes.append(f"Not seen in training: {', '.join(answer.unseen)}")
         return table, answer.text, ". ".join(notes), _attention_rows(answer.attention)
 
+    choices = {column: desk.values(column) for column in desk.columns}
+    first: dict[str, str | None] = {
+        name: next(iter(known), None) for name, known in choices.items()
+    }
+    if belongings:
+        first = belongings.complete(first)
+
+    def fill(key: str, value: str | None, *given: str | None) -> list[str | None]:
+        found = belongings.of(key, value) if belongings else {}
+        return [found.get(name, old) for name, old in zip(desk.columns, given, strict=True)]
+
     with gradio.Blocks(title="ClickPrompt", analytics_enabled=False) as page:
         gradio.Markdown("# ClickPrompt\nProbability of a click, with and without the PLM.")
         with gradio.Row():
@@ -154,15 +217,13 @@ def build_page(desk: Desk) -> Any:
                 fields = [
                     gradio.Dropdown(
                         choices=known,
-                        value=known[0] if known else None,
+                        value=first[column],
                         label=name,
                         allow_custom_value=True,
                     )
-                    for name, known in zip(desk.names, map(desk.values, desk.columns), strict=True)
+                    for name, (column, known) in zip(desk.names, choices.items(), strict=True)
                 ]
-                typed = gradio.Textbox(
-                    label="or a row as JSON, which goes before the fields", lines=3
-                )
+                typed = gradio.Textbox(label="or a row as JSON, instead of the fields", lines=3)
                 button = gradio.Button("Score", variant="primary")
             with gradio.Column():
                 table = gradio.Dataframe(headers=["model", "probability"], label="Probability")
@@ -171,6 +232,9 @@ def build_page(desk: Desk) -> Any:
                 attention = gradio.Dataframe(label="Share of the text's attention, by prompt")
         outputs = [table, text, notes, attention]
         button.click(show, [*fields, typed], outputs, api_name="score")
+        for key in belongings.columns if belongings else ():
+            chosen = fields[desk.columns.index(key)]
+            chosen.input(partial(fill, key), [chosen, *fields], fields, api_name=f"fill_{key}")
     return page
 
 
@@ -190,9 +254,14 @@ def main() -> None:
     """Serve the page on this machine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="bundles of the models")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="the interactions table, if any")
     parser.add_argument("--port", type=int, default=7860)
     arguments = parser.parse_args()
-    page = build_page(Desk(arguments.folder))
+    desk = Desk(arguments.folder)
+    belongings = None
+    if arguments.rows.is_file():
+        belongings = Belongings(pd.read_parquet(arguments.rows), desk.columns)
+    page = build_page(desk, belongings)
     page.launch(server_name="127.0.0.1", server_port=arguments.port, share=False)
 
 
