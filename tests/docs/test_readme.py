@@ -92,6 +92,8 @@ def check_command(words: list[str]) -> None:
             field["column"] for field in configuration("base")["parameters"]["data"]["fields"]
         }
         assert all(columns.issuperset(row) for row in rows)
+    elif words[:2] == ["jupyter", "execute"]:
+        check_notebooks(words[2:])
     elif words[:2] == ["python", "-m"]:
         check_module(words[2], words[3:])
     elif words[0] in ("accelerate", "torchrun"):
@@ -121,6 +123,17 @@ def check_server(words: list[str]) -> None:
     assert {word for word in words if word.startswith("-")} <= known
     name = configuration("base")["parameters"]["serving"]["register_as"]
     assert words[words.index("-m") + 1] == f"models:/{name}/1"
+
+
+def check_notebooks(words: list[str]) -> None:
+    """The notebooks, all of them, and the options of nbclient's command."""
+    from nbclient.cli import nbclient_aliases, nbclient_flags
+
+    known = {f"--{name}" for name in (*nbclient_aliases, *nbclient_flags)}
+    options = [word for word in words if word.startswith("-")]
+    assert {option.partition("=")[0] for option in options} <= known
+    there = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("notebooks/0*.ipynb")}
+    assert set(words) - set(options) == there
 
 
 def check_tune(options: list[str]) -> None:
@@ -208,6 +221,7 @@ def test_a_wrong_command_would_be_noticed():
         "kedro tune --params=tuning.trial=3",
         "pip install -e .[tunes]",
         "kedro new-table clicks.csv --nam mine",
+        "jupyter execute notebooks/01_data.ipynb",
         "make bake",
         "make env TORCH_WHEEL=x",
         "make run ARGS=--params=seed=-1",
