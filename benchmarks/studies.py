@@ -4,8 +4,9 @@ Records and predictions of the cells lie in ``benchmarks/results/studies``, so t
 be looked at again without training; the summaries in ``study_<name>.json`` make the results page.
 
     python -m benchmarks.studies [NAME ...] [--processes 1] [--seeds 0,1]
+        [--only AXIS=VALUE,VALUE]
 
-With ``--seeds`` only these are trained; the summary holds what was trained so far.
+With ``--seeds`` and ``--only``, as of ``kedro study``, the summary holds these cells alone.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", default=STUDIES)
     parser.add_argument("--processes", type=int, default=1, help="cells at the same time")
     parser.add_argument("--seeds", help="only these of a study's seeds, such as 0,1")
+    parser.add_argument("--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]")
     given = parser.parse_args()
     options = [f"--processes={given.processes}", f"--params=studies.folder={FOLDER}"]
     if given.seeds is not None:
         options.append(f"--seeds={given.seeds}")
+    options += [f"--only={chosen}" for chosen in given.only]
     code = 0
     for name in given.names:
         done = subprocess.run(
