@@ -278,7 +278,8 @@ class TrackingHook(MlflowHook):
     def _log_parameters(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         given = [name for name in pipeline.inputs() if name.startswith("params:")]
         values = {name.removeprefix("params:"): catalog.load(name) for name in given}
-        log_parameters(self._client, self.run_id, values)
+        part = running_part()
+        log_parameters(self._client, self.run_id, values | dict(part.parameters if part else {}))
 
     def _track(self, name: str, data: Any) -> None:
         """Log one dataset as its catalog entry says."""

@@ -21,6 +21,7 @@ class RunningPart:
         study: name.
         name: of the run, for people.
         tags: of the run.
+        parameters: logged beside those of the project.
         state_tag: tag that says how the run stands or ended; None: MLflow's status is enough.
         own_results: what training makes stays in memory; False while what all parts share is made.
         experiment: MLflow experiment; None: that of conf.
@@ -34,6 +35,7 @@ class RunningPart:
     study: str
     name: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     state_tag: str | None = None
     own_results: bool = True
     experiment: str | None = None

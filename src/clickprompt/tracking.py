@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 from pydantic import BaseModel
 
-from clickprompt.studies.cells import Cell, cell_tags
+from clickprompt.studies.cells import Cell, cell_axes, cell_tags
 from clickprompt.studies.records import CellRecord
 
 PROCESS_TAG = "process"
@@ -239,7 +239,7 @@ class StudyTracker:
             tags = cell_tags(study, cell, record.digest) | {"mlflow.runName": cell.name}
             tags |= {"found": f"trained {record.ended} on {record.device}"}
             run = self._client.create_run(experiment, tags=tags)
-            known = record.parameters | {"seed": record.seed}
+            known = record.parameters | {"seed": record.seed} | cell_axes(cell)
             log_parameters(self._client, run.info.run_id, known)
             stage = record.stages[-1]["stage"]
             metrics = [

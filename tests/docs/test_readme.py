@@ -364,7 +364,7 @@ def test_links_lead_to_files(page):
 
 def test_pictures_are_there():
     pictures = [Path("docs/images") / Path(t).name for t in links("README.md") if "images/" in t]
-    names = ["scoring-page.png", "kedro-viz.png", "mlflow-comparison.png"]
+    names = ["scoring-page.png", "kedro-viz.png", "mlflow-comparison.png", "mlflow-study.png"]
     assert [picture.name for picture in pictures] == names
     for picture in pictures:
         assert (REPOSITORY / picture).read_bytes().startswith(b"\x89PNG")

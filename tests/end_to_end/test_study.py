@@ -96,7 +96,9 @@ def test_every_cell_is_one_finished_run_named_after_it(finished):
     assert len(names) == len(set(names)) == CELLS
     assert "hidden-state clickprompt_with_plm seed 1" in names
     run = next(run for run in found if run.info.run_name == names[-1])
-    assert {"study", "cell", "axis.model", "axis.prompts", "data_digest"} <= set(run.data.tags)
+    assert {"study", "cell", "model", "data_digest"} <= set(run.data.tags)
+    assert run.data.params["axis.model"] == run.data.tags["model"]
+    assert run.data.params["axis.prompts"] == "hidden-state"
     assert "mlflow.parentRunId" not in run.data.tags
     assert run.data.params["prompts.layout"] == "hidden_state"
     for run in found:  # one name for all models, so that charts compare them

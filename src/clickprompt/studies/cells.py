@@ -171,12 +171,12 @@ def data_key(parameters: ProjectParameters) -> str:
 
 def cell_tags(study: str, cell: Cell, digest: str) -> dict[str, str]:
     """Tags of a cell's tracked run."""
-    return {
-        "study": study,
-        "cell": digest,
-        "model": cell.model,
-        **{f"axis.{axis}": value for axis, value in cell.labels.items()},
-    }
+    return {"study": study, "cell": digest, "model": cell.model}
+
+
+def cell_axes(cell: Cell) -> dict[str, dict[str, str]]:
+    """Its place in the grid, as parameters of its tracked run: axes for the charts."""
+    return {"axis": dict(cell.labels)}
 
 
 def counterpart(labels: Labels, place: Mapping[str, Any]) -> dict[str, str]:

@@ -31,7 +31,7 @@ from clickprompt.nested import merged
 from clickprompt.parameters import ProjectParameters, StudyParameters, check_parameters
 from clickprompt.progress import clock
 from clickprompt.running import RunInterruptedError, RunningPart, inside
-from clickprompt.studies.cells import Cell, StudyError, cell_tags, data_key
+from clickprompt.studies.cells import Cell, StudyError, cell_axes, cell_tags, data_key
 from clickprompt.studies.models import MODELS
 from clickprompt.studies.plan import (
     FAILED,
@@ -459,6 +459,7 @@ def _train(job: _Job) -> str | None:
         study=job.study,
         name=cell.name,
         tags=cell_tags(job.study, cell, job.digest),
+        parameters=cell_axes(cell),
         experiment=job.study,
         output=model.output,
         model_input=job.model_input,
