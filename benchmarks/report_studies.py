@@ -21,7 +21,8 @@ def studies_section(results: Mapping[str, Mapping[str, Any]]) -> str:
         "Each is `kedro study NAME` on the embedded data. Settings were chosen on valid "
         '(`studies.settings`), test was looked at once. "Better" and "worse" are said only where '
         "the paired t-test over seeds, after Holm's correction, is below 0.05; with one seed the "
-        "test on rows.",
+        "test on rows. Training times are of two cells at a time, with other work beside them: "
+        "compare them roughly. Times of a quiet machine stand in the tables of the baselines.",
     ]
     for name, result in results.items():
         summary = dict(result)

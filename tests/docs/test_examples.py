@@ -26,7 +26,7 @@ mlflow.set_tracking_uri("sqlite:///mlflow.db")
 mlflow.set_experiment("clickprompt")
 with mlflow.start_run(run_name="movielens_small dnn seed 1"):
     mlflow.log_param("ctr.name", "dnn")
-    mlflow.log_metric("clickprompt_with_plm/test_auc", 0.75)
+    mlflow.log_metric("test_auc/clickprompt_with_plm", 0.75)
 """
 
 
