@@ -70,12 +70,12 @@ def fresh(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(fresh) -> Path:
+def project(fresh, tmp_path_factory) -> Path:
     from click.testing import CliRunner
 
     from clickprompt.cli import study
 
-    finished = fresh.with_name("finished")
+    finished = tmp_path_factory.mktemp("executed") / "project"
     shutil.copytree(fresh, finished, ignore=shutil.ignore_patterns("jupyter"))
     done = run(finished)
     assert done.exit_code == 0, done.output
