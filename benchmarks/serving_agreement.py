@@ -20,19 +20,20 @@ import venv
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
-import torch
-import yaml
 
 from benchmarks.project import REPOSITORY
 from benchmarks.serving import Server
-from clickprompt.modality import ModelInput, TextBatcher
-from clickprompt.serving import Bundle
+from clickprompt.serving import Scorer
 from clickprompt.serving.onnx import OnnxModel, export_onnx
-from clickprompt.training.objectives import TOKEN_MULTIPLE
 
-MODELS = ("clickprompt_without_plm", "clickprompt_with_plm")
+# Bundle -> the name that a run registers it under.
+MODELS = {
+    "clickprompt_without_plm": "clickprompt_without_plm",
+    "clickprompt_with_plm": "clickprompt",
+}
 ROWS_A_REQUEST = 500
 ONNX_ROWS = 10_000
 
@@ -45,29 +46,30 @@ def run() -> dict[str, Any]:
         the environment, and whether kedro is one of them.
     """
     served, onnx = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for name in MODELS:
-            onnx[name] = _onnx(name, Path(folder))
-        rows = _test_rows(Path(folder) / "rows.parquet")
+            onnx[name] = _onnx(name, _raw_rows("test", "valid")[:ONNX_ROWS], folder)
         for name in MODELS:
-            served[name] = _served(name, rows, Path(folder))
+            served[name] = _served(name, _raw_rows("test"), folder)
     return {"served": served, "onnx": onnx}
 
 
-def _served(name: str, rows: Path, folder: Path) -> dict[str, Any]:
-    model = _logged(name)
-    scored = folder / f"{name}.parquet"
+def _served(name: str, rows: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    given, scored = folder / "rows.parquet", folder / f"{name}.parquet"
+    rows.to_parquet(given, index=False)
     subprocess.run(
         [sys.executable, "-m", "kedro", "run", "--pipeline=score",
-         f"--params=score.input={rows},score.output={scored},score.model={name}"],
+         f"--params=score.input={given},score.output={scored},score.model={name}"],
         cwd=REPOSITORY, check=True, capture_output=True,
     )  # fmt: skip
-    python = _environment(model, folder / f"{name}-environment")
-    raw = pd.read_parquet(rows)
-    raw = raw[[column for column in raw if column in _columns(model)]]
-    records = json.loads(raw.to_json(orient="records"))
     work = folder / f"{name}-server"
     work.mkdir()
+    mlflow.set_tracking_uri(f"sqlite:///{REPOSITORY / 'mlflow.db'}")
+    uri = f"models:/{MODELS[name]}/latest"
+    model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(work)))
+    python = _environment(model, folder / f"{name}-environment")
+    records = json.loads(rows.to_json(orient="records"))
     server = Server(model, work, threads=os.cpu_count() or 1, python=python)
     try:
         answers = [
@@ -79,75 +81,42 @@ def _served(name: str, rows: Path, folder: Path) -> dict[str, Any]:
         server.stop()
     served = np.array([answer["probability"] for answer in answers], dtype=float)
     offline = pd.read_parquet(scored)["probability"].to_numpy()
-    packages = subprocess.run(
+    listed = subprocess.run(
         [python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True, text=True
     )
+    packages = {package["name"] for package in json.loads(listed.stdout)}
     return {
         "rows": len(served),
         "largest_difference": float(np.abs(served - offline).max()),
-        "packages": len(json.loads(packages.stdout)),
-        "kedro_is_installed": "kedro" in {p["name"] for p in json.loads(packages.stdout)},
+        "packages": len(packages),
+        "kedro_is_installed": "kedro" in packages,
     }
 
 
-def _onnx(name: str, folder: Path) -> dict[str, Any]:
+def _onnx(name: str, rows: pd.DataFrame, folder: Path) -> dict[str, Any]:
     bundle = REPOSITORY / "data/06_models/bundles" / name
+    scorer = Scorer(bundle)
     exported = OnnxModel(export_onnx(bundle, folder / f"{name}.onnx"))
-    model = Bundle.open(bundle).build()
-    model_input = ModelInput.open(REPOSITORY / "data/05_model_input/model_input")
-    text = TextBatcher(model_input)
-    numbers = np.arange(len(model_input.ids))
-    rows = np.concatenate([numbers[model_input.rows(split)] for split in ("test", "valid")])
-    rows = rows[:ONNX_ROWS]
-    largest, logits = 0.0, []
+    expected, found = [], []
     for start in range(0, len(rows), ROWS_A_REQUEST):
-        chosen = rows[start : start + ROWS_A_REQUEST]
-        given = [np.array(model_input.ids[chosen], dtype=np.int64)]
-        torch_given, lengths = given, None
-        if name.endswith("with_plm"):
-            token_ids, lengths = text.tokens(chosen, TOKEN_MULTIPLE)
-            given = [*given, token_ids]
-            torch_given = [*given, np.arange(token_ids.shape[1]) < lengths[:, None]]
-        with torch.inference_mode():
-            expected = model(*map(torch.from_numpy, torch_given)).numpy()
-        found = exported.logits(*given, *([] if lengths is None else [lengths]))
-        largest = max(largest, float(np.abs(found - expected).max()))
-        logits.append(expected)
+        converted = scorer.converter.convert(rows[start : start + ROWS_A_REQUEST])
+        expected.append(scorer.logits(converted))
+        found.append(exported.logits_of(converted))
     return {
         "rows": len(rows),
-        "largest_difference": largest,
-        "deviation_of_logits": round(float(np.concatenate(logits).std()), 3),
+        "largest_difference": float(np.abs(np.concatenate(found) - np.concatenate(expected)).max()),
+        "deviation_of_logits": round(float(np.concatenate(expected).std()), 3),
     }
 
 
-def _test_rows(path: Path) -> Path:
-    """The test rows as the interactions table has them, without their labels."""
+def _raw_rows(*splits: str) -> pd.DataFrame:
+    """Rows of some splits as the interactions table has them, without what is no field."""
     interactions = pd.read_parquet(REPOSITORY / "data/02_intermediate/interactions.parquet")
     predictions = pd.read_parquet(
         REPOSITORY / "data/07_model_output/clickprompt_without_plm_predictions.parquet"
-    )
-    test = predictions.loc[predictions["split"] == "test", "row"]
-    if "row" in interactions:
-        interactions = interactions.set_index("row")
-    interactions.loc[test].drop(columns=["rating"]).to_parquet(path, index=False)
-    return path
-
-
-def _logged(name: str) -> Path:
-    """Folder of the newest model that was logged under a name."""
-    found = [
-        path
-        for path in (REPOSITORY / "mlartifacts" / "models").glob("*/artifacts/MLmodel")
-        if (path.parent / "artifacts").is_dir() and f"path: artifacts/{name}\n" in path.read_text()
-    ]
-    if not found:
-        raise SystemExit(f"mlartifacts must hold a model {name}, got none: run `kedro run` first")
-    return max(found, key=lambda path: path.stat().st_mtime).parent
-
-
-def _columns(model: Path) -> set[str]:
-    described = yaml.safe_load((model / "MLmodel").read_text())
-    return {column["name"] for column in json.loads(described["signature"]["inputs"])}
+    ).set_index("split")
+    rows = interactions.set_index("row").loc[predictions.loc[[*splits], "row"]]
+    return rows.drop(columns=["rating", "timestamp"]).reset_index(drop=True)
 
 
 def _environment(model: Path, folder: Path) -> str:

@@ -6,7 +6,8 @@ be looked at again without training; the summaries in ``study_<name>.json`` make
     python -m benchmarks.studies [NAME ...] [--processes 1] [--seeds 0,1]
         [--only AXIS=VALUE,VALUE]
 
-With ``--seeds`` and ``--only``, as of ``kedro study``, the summary holds these cells alone.
+``--seeds`` and ``--only``, as of ``kedro study``, say what is trained now; the summary has every
+row of the study, from the cells that are finished.
 """
 
 from __future__ import annotations

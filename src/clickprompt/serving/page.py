@@ -172,7 +172,7 @@ def build_page(desk: Desk, belongings: Belongings | None = None) -> Any:
 
     Args:
         desk: scores.
-        belongings: fill in the other fields of an item that is chosen; None: they are left alone.
+        belongings: fill in the other fields of an item that is chosen; None: nothing does.
 
     Raises:
         ValueError: Gradio is not there.
@@ -199,15 +199,15 @@ def build_page(desk: Desk, belongings: Belongings | None = None) -> Any:
             notes.append(f"Not seen in training: {', '.join(answer.unseen)}")
         return table, answer.text, ". ".join(notes), _attention_rows(answer.attention)
 
+    belongings = belongings or Belongings(pd.DataFrame(), desk.columns)
     choices = {column: desk.values(column) for column in desk.columns}
     first: dict[str, str | None] = {
         name: next(iter(known), None) for name, known in choices.items()
     }
-    if belongings:
-        first = belongings.complete(first)
+    first = belongings.complete(first)
 
     def fill(key: str, value: str | None, *given: str | None) -> list[str | None]:
-        found = belongings.of(key, value) if belongings else {}
+        found = belongings.of(key, value)
         return [found.get(name, old) for name, old in zip(desk.columns, given, strict=True)]
 
     with gradio.Blocks(title="ClickPrompt", analytics_enabled=False) as page:
@@ -232,7 +232,7 @@ def build_page(desk: Desk, belongings: Belongings | None = None) -> Any:
                 attention = gradio.Dataframe(label="Share of the text's attention, by prompt")
         outputs = [table, text, notes, attention]
         button.click(show, [*fields, typed], outputs, api_name="score")
-        for key in belongings.columns if belongings else ():
+        for key in belongings.columns:
             chosen = fields[desk.columns.index(key)]
             chosen.input(partial(fill, key), [chosen, *fields], fields, api_name=f"fill_{key}")
     return page
