@@ -45,6 +45,7 @@ def run() -> dict[str, Any]:
         ``served`` and ``onnx``: by model, rows and the largest difference; served also packages of
         the environment, and whether kedro is one of them.
     """
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     served, onnx = {}, {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
