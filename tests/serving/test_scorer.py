@@ -221,3 +221,15 @@ def test_nothing_of_this_machine_is_in_a_bundle(bundles, served_project: Path):
     for folder in bundles.values():
         for path in folder.glob("*.json"):
             assert str(served_project) not in path.read_text(), path
+
+
+@pytest.mark.parametrize("module", ["onnx", "page"])
+def test_a_command_without_a_bundle_ends_in_one_line(tmp_path, module):
+    options = [str(tmp_path), "model.onnx"] if module == "onnx" else [f"--folder={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", f"clickprompt.serving.{module}", *options],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"Error: {tmp_path} must ")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -200,7 +201,10 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="a folder of data/06_models/bundles")
     parser.add_argument("file", type=Path, help="the ONNX file")
     arguments = parser.parse_args()
-    print(export_onnx(arguments.bundle, arguments.file))
+    try:
+        print(export_onnx(arguments.bundle, arguments.file))
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -257,11 +258,14 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS, help="the interactions table, if any")
     parser.add_argument("--port", type=int, default=7860)
     arguments = parser.parse_args()
-    desk = Desk(arguments.folder)
     belongings = None
-    if arguments.rows.is_file():
-        belongings = Belongings(pd.read_parquet(arguments.rows), desk.columns)
-    page = build_page(desk, belongings)
+    try:
+        desk = Desk(arguments.folder)
+        if arguments.rows.is_file():
+            belongings = Belongings(pd.read_parquet(arguments.rows), desk.columns)
+        page = build_page(desk, belongings)
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
     page.launch(server_name="127.0.0.1", server_port=arguments.port, share=False)
 
 

@@ -51,7 +51,8 @@ def page(summary: Summary) -> str:
     findings_list = "".join(f"<li>{html.escape(line)}</li>" for line in findings(summary))
     parts = [f"<p>{html.escape(summary['question'])}</p>", f"<ul>{findings_list}</ul>"]
     parts += [_html_table(table) for table in study_tables(summary).values()]
-    for position, figure in enumerate(study_figures(summary).values()):
+    drawn = [figure for figure in study_figures(summary).values() if figure.data]
+    for position, figure in enumerate(drawn):
         parts.append(figure.to_html(full_html=False, include_plotlyjs=position == 0))
     parts += [_runs(summary), f"<p>{html.escape(origin_line(summary).replace('`', ''))}</p>"]
     title = html.escape(f"Study {summary['study']}")
