@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import chdir
 
 import mlflow
 import pandas as pd
+import psutil
 import pytest
 
 from clickprompt.evaluation.metrics import auc
@@ -232,6 +234,40 @@ def test_after_a_kill_the_next_call_finishes_and_repeats_nothing(project):
     statuses = [run.info.status for run in runs(project)]
     assert "RUNNING" not in statuses
     assert statuses.count("FINISHED") >= CELLS
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(project, processes):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kedro", "study", NAME, f"--processes={processes}"],
+        cwd=project,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell in the background lets its children ignore Ctrl-C; a terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 120
+    while len(stages(project)) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert "Traceback" not in errors, errors[-3000:]
+    psutil.wait_procs(started, timeout=10)
+    assert not [child for child in started if child.is_running()]
+    before = stages(project)
+    assert len(before) < 14
+    done = study(project, NAME)
+    assert done.exit_code == 0, done.output
+    after = stages(project)
+    assert {path: after[path] for path in before} == before
+    assert summary(project)["cells"]["finished"] == CELLS
+    assert "RUNNING" not in [run.info.status for run in runs(project)]
 
 
 def test_several_processes_reach_the_same_numbers(finished, project):

@@ -30,7 +30,7 @@ from kedro.runner import AbstractRunner
 from clickprompt.nested import merged
 from clickprompt.parameters import ProjectParameters, StudyParameters, check_parameters
 from clickprompt.progress import clock
-from clickprompt.running import RunInterruptedError, RunningPart, inside
+from clickprompt.running import RunInterruptedError, RunningPart, inside, running_part
 from clickprompt.studies.cells import Cell, StudyError, cell_axes, cell_tags, data_key
 from clickprompt.studies.models import MODELS
 from clickprompt.studies.plan import (
@@ -59,6 +59,8 @@ SAME_IN_EVERY_CELL = {
     "kedro.io.data_catalog": logging.ERROR,  # datasets of the catalog are replaced
 }
 BESIDE_OTHERS = {"clickprompt": logging.WARNING}
+
+_STOP = threading.Event()  # in a process for cells: the first process has told it to stop
 
 
 class Tracker(Protocol):
@@ -468,13 +470,16 @@ def _train(job: _Job) -> str | None:
     )
     changes = cell.runtime_parameters
     try:
-        with inside(part), (session := _session(job.project, job.env, job.params, changes)):
-            made = session.run(
-                pipeline_names=[model.pipeline],
-                from_inputs=["model_input"],
-                to_outputs=[model.output],
-                runner=job.make_runner(wanted=(model.output,)),
-            )
+        with inside(part):
+            if _STOP.is_set():
+                raise KeyboardInterrupt
+            with (session := _session(job.project, job.env, job.params, changes)):
+                made = session.run(
+                    pipeline_names=[model.pipeline],
+                    from_inputs=["model_input"],
+                    to_outputs=[model.output],
+                    runner=job.make_runner(wanted=(model.output,)),
+                )
             trained = made[model.output].load()
         Records(job.folder).save(cell, job.digest, trained, job.processes)
     except RunInterruptedError:
@@ -525,7 +530,10 @@ def _start_worker(project: Path) -> None:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+    """Interrupts a cell; a process without one ends by itself, when the pool does."""
+    _STOP.set()
+    if running_part() is not None:
+        raise KeyboardInterrupt
 
 
 def _end_with(sentinel: int) -> None:
