@@ -4,20 +4,74 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich.console import Console
+from rich import get_console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a piece of work is.
+
+    Attributes:
+        name: of the work.
+        done, total: in ``unit``; total None: not known.
+        unit: what is counted.
+        rows_per_second: rate since it began.
+        seconds_left: None where it is not known.
+        note: in words.
+    """
+
+    name: str
+    done: int
+    total: int | None
+    unit: str
+    rows_per_second: float
+    seconds_left: float | None
+    note: str = ""
+
+    @property
+    def rate(self) -> str:
+        """Rows per second, in words."""
+        return f"{self.rows_per_second:,.0f} rows/s"
+
+    def line(self) -> str:
+        """All of it but the name, in words."""
+        of = "" if self.total is None else f" of {self.total:,}"
+        parts = [self.note, f"{self.unit} {self.done:,}{of}", self.rate]
+        if self.seconds_left is not None:
+            parts.append(f"{clock(self.seconds_left)} left")
+        return ", ".join(part for part in parts if part)
+
+
+_listener: Callable[[Standing], None] | None = None
+
+
+@contextmanager
+def progress_told_to(listener: Callable[[Standing], None]) -> Iterator[None]:
+    """Inside, :class:`RateProgress` of this process shows nothing itself: ``listener`` is told."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
 
 
 class RateProgress:
@@ -43,13 +97,17 @@ class RateProgress:
         shown: bool = True,
     ) -> None:
         self._name, self._total, self._done, self._unit = name, total, done, unit
+        self._listener = _listener if shown else None
         self._every = every_seconds if shown else float("inf")
         self._start = self._last = time.monotonic()
         self._first = done
         self._rows = 0
-        console = Console(stderr=True)
+        console = get_console()  # the log's: lines of another one would be drawn over the bars
         self._bar: Progress | None = None
-        if shown and console.is_terminal:
+        if self._listener is not None:
+            self._every = 1.0
+            self._last -= self._every  # the first step is told
+        elif shown and console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -82,17 +140,99 @@ class RateProgress:
         self._done += rows if self._unit == "row" else 1
         self._rows += rows
         now = time.monotonic()
-        rate = f"{self._rows / max(now - self._start, 1e-9):,.0f} rows/s"
         if self._bar:
-            self._bar.update(self._task, completed=self._done, note=f"{note}  {rate}")
+            words = f"{note}  {self._standing(now, note).rate}"
+            self._bar.update(self._task, completed=self._done, note=words)
         elif now - self._last >= self._every:
             self._last = now
-            parts = [note, f"{self._unit} {self._done:,}", rate]
-            if self._total is not None:
-                left = (now - self._start) / (self._done - self._first)
-                parts[1] += f" of {self._total:,}"
-                parts.append(f"{clock(left * (self._total - self._done))} left")
-            logger.info("%s: %s", self._name, ", ".join(part for part in parts if part))
+            standing = self._standing(now, note)
+            if self._listener is not None:
+                self._listener(standing)
+            else:
+                logger.info("%s: %s", self._name, standing.line())
+
+    def _standing(self, now: float, note: str) -> Standing:
+        seconds = max(now - self._start, 1e-9)
+        left = None
+        if self._total is not None and self._done > self._first:
+            left = seconds / (self._done - self._first) * (self._total - self._done)
+        rate = self._rows / seconds
+        return Standing(self._name, self._done, self._total, self._unit, rate, left, note)
+
+
+class ManyProgress:
+    """Bars of works that go on at the same time, under one for all; log lines without a terminal.
+
+    Args:
+        name: of all of them together.
+        total: number of works.
+        every_seconds: between two log lines on the same work.
+    """
+
+    def __init__(self, name: str, *, total: int, every_seconds: float = 20.0) -> None:
+        self._every = every_seconds
+        self._told: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._bar: Progress | None = None
+        console = get_console()
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True)),
+                BarColumn(bar_width=None, table_column=Column(ratio=1)),
+                TextColumn("{task.fields[count]}"),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[left]}", justify="right"),
+                console=console,
+                transient=True,
+                expand=True,
+            )
+            self._all = self._bar.add_task(name, total=total, count=f"0/{total}", rate="", left="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, work: str, standing: Standing) -> None:
+        """A work, which may have begun now, stands like this."""
+        if self._bar:
+            done, total, left = standing.done, standing.total, standing.seconds_left
+            state: dict[str, Any] = {
+                "description": f"  {work}: {standing.name}",
+                "completed": done,
+                "total": total,
+                "count": f"{done:,}" if total is None else f"{done:,}/{total:,}",
+                "rate": standing.rate,
+                "left": "" if left is None else clock(left),
+            }
+            if work in self._tasks:
+                self._bar.update(self._tasks[work], **state)
+            else:
+                self._tasks[work] = self._bar.add_task(**state)
+            return
+        now = time.monotonic()
+        if now - self._told.setdefault(work, now) >= self._every:
+            self._told[work] = now
+            logger.info("%s: %s: %s", work, standing.name, standing.line())
+
+    def end(self, work: str, *, done: int, seconds_left: float | None) -> None:
+        """A work has ended, as so many have now."""
+        self._told.pop(work, None)
+        if self._bar:
+            if work in self._tasks:
+                self._bar.remove_task(self._tasks.pop(work))
+            total = self._bar.tasks[0].total
+            left = "" if seconds_left is None else clock(seconds_left)
+            self._bar.update(self._all, completed=done, count=f"{done}/{total:.0f}", left=left)
 
 
 def clock(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from clickprompt.evaluation.metrics import auc
 from clickprompt.studies.records import Records
 from tests.end_to_end.project import make_project
+from tests.terminal import in_a_terminal
 
 NAME = "mine"
 CLICKPROMPT = ("clickprompt_without_plm", "clickprompt_with_plm")
@@ -270,20 +272,66 @@ def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(project, processes)
     assert "RUNNING" not in [run.info.status for run in runs(project)]
 
 
-def test_several_processes_reach_the_same_numbers(finished, project):
-    done = subprocess.run(
-        [sys.executable, "-m", "kedro", "study", NAME, "--processes", "2"],
+def test_a_killed_process_fails_what_runs_and_the_rest_goes_on(project):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kedro", "study", NAME, "--processes=2"],
         cwd=project,
-        capture_output=True,
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    deadline = time.monotonic() + 120
+    while len(stages(project)) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[0].kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    failed = len(list((project / "data/07_model_output/studies").glob("failures/*.json")))
+    assert 1 <= failed <= 2, output
+    assert "its process ended early: out of memory, or killed" in " ".join(output.split())
+    assert len(records(project).all()) == CELLS - failed  # each cell is finished or failed
+    done = study(project, NAME)
+    assert done.exit_code == 0, done.output
+    assert f"{failed} trained now" in done.output
+    assert len(records(project).all()) == CELLS
+
+
+def test_several_processes_reach_the_same_numbers(finished, project):
+    command = [sys.executable, "-m", "kedro", "study", NAME, "--processes", "2"]
+    code, screens = in_a_terminal(command, folder=project)
+    last = "\n".join(screens[-1])
+    assert code == 0, last
     expected = {record.digest: record.metrics for record in records(finished).all()}
     found = {record.digest: record.metrics for record in records(project).all()}
     assert found == expected
     assert len([r for r in runs(project) if r.info.status == "FINISHED"]) == CELLS
     assert len(stages(project)) == 14
+
+    # While they work each has a bar with its name under one for all; then the log alone is left.
+    bars = [
+        (screen, number)
+        for screen in screens
+        for number, line in enumerate(screen)
+        if re.match(rf"study {NAME} +\S+ +\d/{CELLS} ", line)
+    ]
+    assert bars
+    below = [screen[number + 1 :] for screen, number in bars]
+    names = {run.info.run_name for run in runs(project)}
+    works = {line for lines in below for line in lines if line}
+    assert {line.split(":")[0].strip() for line in works} <= names
+    assert any(": finetune_with_plm " in line and " rows/s " in line for line in works)
+    assert all(sum(map(bool, lines)) <= 2 for lines in below)
+    assert not any("━" in line for line in screens[-1])
+    for number in range(1, CELLS + 1):
+        assert last.count(f"cell {number} of {CELLS}, ") == 1
 
 
 @pytest.mark.parametrize(

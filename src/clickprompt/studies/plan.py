@@ -139,9 +139,14 @@ class Estimates:
         """One more."""
         self._records.append(record)
 
-    def seconds(self, cells: Sequence[Cell]) -> float | None:
-        """Of all cells one after another, a shared stage once; None: nothing is known of one."""
-        begun: set[str] = set()
+    def seconds(self, cells: Sequence[Cell], trained: Iterable[Cell] = ()) -> float | None:
+        """Of all cells one after another, a shared stage once; None: nothing is known of one.
+
+        Args:
+            cells: that are left.
+            trained: others, whose stages need not be trained again.
+        """
+        begun = {cell.begins_with for cell in trained}
         total = 0.0
         for cell in cells:
             alike = self._alike(cell)

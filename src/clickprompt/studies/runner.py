@@ -10,13 +10,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,7 +32,7 @@ from kedro.runner import AbstractRunner
 
 from clickprompt.nested import merged
 from clickprompt.parameters import ProjectParameters, StudyParameters, check_parameters
-from clickprompt.progress import clock
+from clickprompt.progress import ManyProgress, Standing, clock, progress_told_to
 from clickprompt.running import RunInterruptedError, RunningPart, inside, running_part
 from clickprompt.studies.cells import Cell, StudyError, cell_axes, cell_tags, data_key
 from clickprompt.studies.models import MODELS
@@ -46,6 +49,8 @@ from clickprompt.studies.plan import (
 from clickprompt.studies.records import CellRecord, Records
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
     from rich.table import Table
 
 logger = logging.getLogger(__name__)
@@ -61,6 +66,9 @@ SAME_IN_EVERY_CELL = {
 BESIDE_OTHERS = {"clickprompt": logging.WARNING}
 
 _STOP = threading.Event()  # in a process for cells: the first process has told it to stop
+_standings: Queue[tuple[str, Standing]] | None = None  # there: takes how its cells stand, by name
+SECONDS_BETWEEN_LOOKS = 0.5  # of the first process, into that
+SECONDS_BETWEEN_LINES = 20.0  # without a terminal
 
 
 class Tracker(Protocol):
@@ -371,9 +379,15 @@ class _Cells:
         self._study = study
         self._left = list(jobs)
         self._count = len(jobs)
-        self._done = 0
+        self._done: list[_Job] = []
+        self._running: dict[str, tuple[_Job, float]] = {}  # digest -> when it began
         self._estimates = Estimates(study.records.all())
         self._processes = min(jobs[0].processes, len(jobs)) if jobs else 1
+        self._progress = ManyProgress(
+            f"study {request.name}",
+            total=self._count,
+            every_seconds=SECONDS_BETWEEN_LINES * self._processes,
+        )
 
     def run(self) -> None:
         """Train them all."""
@@ -386,40 +400,60 @@ class _Cells:
             self._count,
             found,
         )
-        if self._processes == 1:
-            while self._left:
-                job = self._left.pop(0)
-                with _quiet(SAME_IN_EVERY_CELL):
-                    error = _train(job)
-                self._note(job, error)
-        else:
-            self._run_in_processes()
+        with self._progress:
+            if self._processes == 1:
+                self._run_here()
+            else:
+                self._run_in_processes()
+
+    def _run_here(self) -> None:
+        while self._left:
+            job = self._begin(0)
+            show = partial(self._progress.show, job.cell.name)
+            with _quiet(SAME_IN_EVERY_CELL), progress_told_to(show):
+                error = _train(job)
+            self._note(job, error)
 
     def _run_in_processes(self) -> None:
+        context = multiprocessing.get_context("spawn")
         while self._left:
             running: dict[Future[str | None], _Job] = {}
+            standings: Queue[tuple[str, Standing]] = context.Queue()
             pool = ProcessPoolExecutor(
                 self._processes,
-                multiprocessing.get_context("spawn"),
+                context,
                 initializer=_start_worker,
-                initargs=(self._request.project,),
+                initargs=(self._request.project, standings),
             )
             try:
                 while running or self._left:
                     self._submit(pool, running)
-                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    finished, _ = wait(
+                        running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED
+                    )
                     for future in finished:
-                        self._note(running.pop(future), future.result())
+                        self._note(running.pop(future), _error_of(future))
+                    self._show(standings)
                 pool.shutdown()
-            except BrokenProcessPool:
-                for job in running.values():
-                    self._note(job, "its process ended early: out of memory, or killed")
+            except BrokenProcessPool:  # it takes no more cells; those that it had have ended
+                wait(running)
+                for future, job in running.items():
+                    self._note(job, _error_of(future))
                 pool.shutdown(cancel_futures=True)
             except KeyboardInterrupt:
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
                 pool.shutdown(cancel_futures=True)
                 raise RunInterruptedError(f"interrupted in study {self._request.name}") from None
+
+    def _show(self, standings: Queue[tuple[str, Standing]]) -> None:
+        """What the processes have told since the last look; cells that have ended are left out."""
+        running = {job.cell.name for job, _ in self._running.values()}
+        with suppress(queue.Empty):
+            while True:
+                name, standing = standings.get_nowait()
+                if name in running:
+                    self._progress.show(name, standing)
 
     def _submit(self, pool: ProcessPoolExecutor, running: dict[Future[str | None], _Job]) -> None:
         """Fill the processes with cells that start from no stage that another one is training."""
@@ -429,25 +463,63 @@ class _Cells:
             number = next(free, None)
             if number is None:
                 return
-            job = self._left.pop(number)
-            running[pool.submit(_train, job)] = job
+            # A pool that is broken raises: the cell is then still among those that are left.
+            future = pool.submit(_train_in_process, self._left[number])
+            running[future] = self._begin(number)
+
+    def _begin(self, number: int) -> _Job:
+        """Take one of those that are left."""
+        job = self._left.pop(number)
+        self._running[job.digest] = job, time.monotonic()
+        return job
+
+    def _seconds_left(self) -> float | None:
+        """Until the last cell ends, as far as earlier ones tell."""
+        running = list(self._running.values())
+        cells = [job.cell for job, _ in running] + [job.cell for job in self._left]
+        seconds = self._estimates.seconds(cells, [job.cell for job in self._done])
+        if seconds is None:
+            return None
+        now = time.monotonic()
+        passed = sum(now - began for _, began in running)
+        return max(0.0, seconds - passed) / max(1, min(self._processes, len(cells)))
 
     def _note(self, job: _Job, error: str | None) -> None:
         """Say how a cell ended and what is left."""
-        self._done += 1
-        where = f"cell {self._done} of {self._count}, {job.cell.name}"
-        if error is not None:
+        del self._running[job.digest]
+        self._done.append(job)
+        record = None
+        if error is None:
+            record = self._study.records.find(job.digest)
+            assert record is not None, "it was written before its training returned"
+            self._estimates.add(record)
+        left = self._seconds_left()
+        self._progress.end(job.cell.name, done=len(self._done), seconds_left=left)
+        where = f"cell {len(self._done)} of {self._count}, {job.cell.name}"
+        if record is None:
             logger.error("%s failed: %s", where, error)
-            self._study.records.save_failure(job.digest, job.cell.name, error)
+            self._study.records.save_failure(job.digest, job.cell.name, str(error))
             return
-        record = self._study.records.find(job.digest)
-        assert record is not None, "it was written before its training returned"
-        self._estimates.add(record)
-        left = self._estimates.seconds([other.cell for other in self._left])
-        said = "" if left is None else f"; {clock(left / self._processes)} left"
+        said = "" if left is None else f"; {clock(left)} left"
         auc = record.metrics.get("test_auc")
         shown = "" if auc is None else f"test AUC {auc:.4f}, "
         logger.info("%s: %s%s%s", where, shown, clock(record.seconds), said)
+
+
+def _error_of(future: Future[str | None]) -> str | None:
+    """Why a cell in a process failed; one process that is gone takes the others with it."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return "its process ended early: out of memory, or killed"
+
+
+def _train_in_process(job: _Job) -> str | None:
+    """Train one cell beside others; the first process shows how it stands."""
+    standings = _standings
+    assert standings is not None, "set before the first cell"
+    with progress_told_to(lambda standing: standings.put((job.cell.name, standing))):
+        return _train(job)
 
 
 def _train(job: _Job) -> str | None:
@@ -516,8 +588,11 @@ def _session(
     )
 
 
-def _start_worker(project: Path) -> None:
+def _start_worker(project: Path, standings: Queue[tuple[str, Standing]]) -> None:
     """In a process for cells: it stops with the first process, and as that one tells it."""
+    global _standings
+    _standings = standings
+    standings.cancel_join_thread()  # a process that ends leaves untold what it had to tell
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process passes it on
     signal.signal(signal.SIGTERM, _interrupt)
     parent = multiprocessing.parent_process()
