@@ -20,12 +20,12 @@ def test_each_ctr_model_gets_its_own_best_of_the_same_settings(monkeypatch):
 
     monkeypatch.setattr(study_settings, "train", train)
     monkeypatch.setattr(study_settings, "workers", ThreadPoolExecutor)
-    found = study_settings.choose(processes=2)
+    trials = study_settings.choose(processes=2)
     assert len(asked) == len(set(asked)) * 6 == 24
     assert {(seed, test) for _, seed, _, test in asked} == {(0, False)}
-    assert found["chosen"] == {
+    assert study_settings.best_settings(trials) == {
         model: {"autoint": SETTINGS[model][1], "dnn": SETTINGS[model][4]}
         for model in ("clickprompt_without_plm", "clickprompt_with_plm")
     }
-    first = [trial["changes"] for trial in found["trials"][:2]]
+    first = [trial["changes"] for trial in trials[:2]]
     assert [changes["ctr.name"] for changes in first] == ["autoint", "dnn"]

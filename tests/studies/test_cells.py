@@ -122,6 +122,22 @@ def test_only(raw, filters, count):
 
 
 @pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ("DCN, longer", ["DCN, longer"]),
+        ("FM,DCN, longer", ["DCN, longer", "FM"]),
+        ("DCN, longer, FM", ["DCN, longer", "FM"]),
+        ("DCN,FM", ["DCN", "FM"]),
+    ],
+)
+def test_names_with_commas_in_only(raw, wanted, names):
+    axes = {"model": {name: {"model": "backbone"} for name in ("DCN", "DCN, longer", "FM")}}
+    declared = study(axes=axes, compare_with=[{"model": "FM"}], seeds=[0])
+    found = only(expand("s", declared, raw), declared, [f"model={wanted}"])
+    assert [cell.labels["model"] for cell in found] == names
+
+
+@pytest.mark.parametrize(
     ("filters", "message"),
     [
         (["modle=backbone"], r"--only must be axis=value with an axis of .*did you mean 'model'"),

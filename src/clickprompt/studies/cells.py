@@ -138,8 +138,7 @@ def only(cells: Sequence[Cell], study: StudyParameters, filters: Sequence[str]) 
                 f"{near(axis, study.axes)}"
             )
         known = study.values_of(axis)
-        # A name may hold commas itself.
-        wanted = [values] if values in known else [value.strip() for value in values.split(",")]
+        wanted = list(_split(values, known))
         for value in wanted:
             if value not in known:
                 raise StudyError(
@@ -150,6 +149,17 @@ def only(cells: Sequence[Cell], study: StudyParameters, filters: Sequence[str]) 
     if not cells:
         raise StudyError(f"--only must leave a cell, got none for {' '.join(filters)}")
     return list(cells)
+
+
+def _split(values: str, known: Sequence[str]) -> Iterator[str]:
+    """Names between commas; a known name may hold commas itself."""
+    parts = values.split(",")
+    while parts:
+        ends = range(len(parts), 0, -1)
+        joined = (",".join(parts[:end]).strip() for end in ends)
+        name = next((name for name in joined if name in known), parts[0].strip())
+        parts = parts[name.count(",") + 1 :]
+        yield name
 
 
 def near(value: str, known: Mapping[str, Any] | Sequence[str]) -> str:
