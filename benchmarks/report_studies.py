@@ -2,11 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from clickprompt.studies.page import findings, origin_line
-from clickprompt.studies.tables import study_tables
+from clickprompt.studies.summary import BETTER, WORSE
+from clickprompt.studies.tables import p_text, row_name, study_tables
+
+Labels = Mapping[str, str]
+
+WITH, WITHOUT = {"model": "clickprompt_with_plm"}, {"model": "clickprompt_without_plm"}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the paper lets one expect of comparisons.
+
+    Attributes:
+        claim: in words.
+        study: whose comparisons these are.
+        labels: of the model that is compared.
+        against: labels of the other.
+        verdict: on AUC.
+    """
+
+    claim: str
+    study: str
+    labels: Labels
+    against: Labels
+    verdict: str = BETTER
+
+
+EXPECTED = (
+    Expectation(
+        "with PLM above the backbone",
+        "performance",
+        {"model": "ClickPrompt with PLM"},
+        {"model": "DCNv2"},
+    ),
+    Expectation(
+        "without PLM above the backbone",
+        "performance",
+        {"model": "ClickPrompt without PLM"},
+        {"model": "DCNv2"},
+    ),
+    Expectation("with PLM above the backbone", "compatibility", WITH, {"model": "backbone"}),
+    Expectation("without PLM above the backbone", "compatibility", WITHOUT, {"model": "backbone"}),
+    Expectation("with PLM is best, above without", "compatibility", WITH, WITHOUT),
+    Expectation(
+        "prompts in every layer above input-only",
+        "prompt_strategy",
+        {"prompts": "input-only"},
+        {"prompts": "layer-wise"},
+        WORSE,
+    ),
+    *(
+        Expectation(f"{ablation} is worse", "knowledge_fusion", {"fusion": ablation}, {}, WORSE)
+        for ablation in ("without prompts", "without pretraining", "without both")
+    ),
+)
+TAIL_CLAIM = "gain larger in the tail"
+TAIL_STUDIES = {"performance": "ClickPrompt", "long_tail": "clickprompt"}
 
 
 def studies_section(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -22,7 +79,12 @@ def studies_section(results: Mapping[str, Mapping[str, Any]]) -> str:
         '(`studies.settings`), test was looked at once. "Better" and "worse" are said only where '
         "the paired t-test over seeds, after Holm's correction, is below 0.05; with one seed the "
         "test on rows. Training times are of two cells at a time, with other work beside them: "
-        "compare them roughly. Times of a quiet machine stand in the tables of the baselines.",
+        "compare them roughly, some machines had no bf16. Times of a quiet machine stand in the "
+        "tables of the baselines.",
+        "### What the paper lets one expect",
+        "The paper's findings on its data (AUC), and each comparison here that bears on it. p is "
+        "that of the study's own table, after Holm's correction.",
+        "\n".join(_expectations(results)),
     ]
     for name, result in results.items():
         summary = dict(result)
@@ -32,3 +94,41 @@ def studies_section(results: Mapping[str, Mapping[str, Any]]) -> str:
             parts += [f"{table.title}:", table.markdown().rstrip()]
         parts.append(f"{origin_line(summary)} {summary['machine']}.")
     return "\n\n".join(parts)
+
+
+def _expectations(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A Markdown table: claim, comparison, seeds, difference, p and whether it is shown."""
+    yield "| expected | study | here | seeds | AUC | p | |"
+    yield "| --- | --- | --- | ---: | ---: | ---: | --- |"
+    for expected in EXPECTED:
+        for entry in results.get(expected.study, {}).get("comparisons", []):
+            if entry["metric"] != "auc" or not (
+                expected.labels.items() <= entry["labels"].items()
+                and expected.against.items() <= entry["with"].items()
+            ):
+                continue
+            p_value = entry["p_value_holm" if entry["basis"] == "seeds" else "row_p_value_holm"]
+            shown = {BETTER: "opposite", WORSE: "opposite", expected.verdict: "shown"}
+            yield _line(expected.claim, expected.study, entry, len(entry["seeds"]), p_value, shown)
+    for study, start in TAIL_STUDIES.items():
+        for entry in results.get(study, {}).get("tail_contrasts", []):
+            if entry["labels"]["model"].startswith(start):
+                shown = {"larger": "shown", "smaller": "opposite"}
+                p_value = entry["p_value_holm"]
+                yield _line(TAIL_CLAIM, study, entry, entry["seeds"], p_value, shown)
+
+
+def _line(
+    claim: str,
+    study: str,
+    entry: Mapping[str, Any],
+    seeds: int,
+    p_value: float | None,
+    shown: Mapping[str, str],
+) -> str:
+    compared = f"{row_name(entry['labels'])} against {row_name(entry['with'])}"
+    found = shown.get(entry["verdict"], "not shown")
+    return (
+        f"| {claim} | {study} | {compared} | {seeds} | {entry['difference']:+.4f} "
+        f"| {p_text(p_value)} | {found} |"
+    )

@@ -1,0 +1,64 @@
+"""What the paper lets one expect, and what the studies show of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.report_studies import _expectations
+
+
+def compared(verdict, difference, *, metric="auc", basis="seeds", **labels):
+    return {
+        "labels": {"ctr": "DNN", "fusion": "without prompts"} | labels,
+        "with": {"ctr": "DNN", "fusion": "full"},
+        "metric": metric,
+        "seeds": [0, 1],
+        "difference": difference,
+        "verdict": verdict,
+        "basis": basis,
+        "p_value_holm": 0.25,
+        "row_p_value_holm": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("verdict", "difference", "said"),
+    [
+        ("worse", -0.01, "shown"),
+        ("better", 0.01, "opposite"),
+        ("not shown", 0.01, "not shown"),
+    ],
+)
+def test_an_ablation_is_expected_to_be_worse(verdict, difference, said):
+    comparisons = [
+        compared(verdict, difference),
+        compared(verdict, difference, metric="log_loss"),
+        compared(verdict, difference, fusion="another"),
+    ]
+    found = list(_expectations({"knowledge_fusion": {"comparisons": comparisons}}))
+    assert found[2:] == [
+        "| without prompts is worse | knowledge_fusion | DNN without prompts against DNN full "
+        f"| 2 | {difference:+.4f} | 0.2500 | {said} |"
+    ]
+
+
+def test_with_one_seed_the_test_on_rows_counts():
+    entry = compared("worse", -0.01, basis="rows")
+    (line,) = list(_expectations({"knowledge_fusion": {"comparisons": [entry]}}))[2:]
+    assert "| 0.5000 |" in line
+
+
+def test_gains_in_the_tail_are_those_of_clickprompt():
+    contrasts = [
+        {
+            "labels": {"model": name},
+            "with": {"model": "DCNv2"},
+            "seeds": 5,
+            "difference": 0.002,
+            "p_value_holm": 0.01,
+            "verdict": "larger",
+        }
+        for name in ("FM", "ClickPrompt with PLM")
+    ]
+    (line,) = list(_expectations({"performance": {"tail_contrasts": contrasts}}))[2:]
+    assert "ClickPrompt with PLM against DCNv2 | 5 | +0.0020 | 0.0100 | shown |" in line
