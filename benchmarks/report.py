@@ -69,7 +69,9 @@ def page() -> str:
         parts.append(baselines_section(_read(FOLDER / "baselines.json"), known))
     studies = {name: FOLDER / f"study_{name}.json" for name in STUDIES}
     if known_studies := {name: _read(path) for name, path in studies.items() if path.exists()}:
-        parts.append(studies_section(known_studies))
+        popularity = FOLDER / "study_popularity.json"
+        known = _read(popularity) if popularity.exists() else None
+        parts.append(studies_section(known_studies, known))
     for name, section in (
         ("accuracy_per_minute", accuracy_per_minute_section),
         ("plm_speed", plm_speed_section),

@@ -66,11 +66,14 @@ TAIL_CLAIM = "gain larger in the tail"
 TAIL_STUDIES = {"performance": "ClickPrompt", "long_tail": "clickprompt"}
 
 
-def studies_section(results: Mapping[str, Mapping[str, Any]]) -> str:
+def studies_section(
+    results: Mapping[str, Mapping[str, Any]], popularity: Mapping[str, Any] | None = None
+) -> str:
     """What each study shows, and its tables.
 
     Args:
         results: name of a study -> what `benchmarks.studies` wrote.
+        popularity: what `benchmarks.study_popularity` wrote.
     """
     parts = [
         "## The studies",
@@ -86,6 +89,8 @@ def studies_section(results: Mapping[str, Mapping[str, Any]]) -> str:
         "that of the study's own table, after Holm's correction.",
         "\n".join(_expectations(results)),
     ]
+    if popularity is not None:
+        parts.append(_popularity(popularity))
     for name, result in results.items():
         summary = dict(result)
         parts.append(f"### {name}\n\n{summary['question']}")
@@ -131,4 +136,38 @@ def _line(
     return (
         f"| {claim} | {study} | {compared} | {seeds} | {entry['difference']:+.4f} "
         f"| {p_text(p_value)} | {found} |"
+    )
+
+
+def _popularity(result: Mapping[str, Any]) -> str:
+    """Where the gain is: AUC in groups of items."""
+    models = list(result["groups"][0]["auc"])
+    pairs = list(dict.fromkeys((test["model"], test["against"]) for test in result["tests"]))
+    lines = [
+        f"| item's train rows | test rows | {' | '.join(models)} "
+        f"| {' | '.join(f'{model} - {against} (p)' for model, against in pairs)} |",
+        f"| --- | ---: |{' ---: |' * (len(models) + len(pairs))}",
+    ]
+    for group in result["groups"]:
+        first, end = group["at_least"], group["below"]
+        name = f"{first} and more" if end is None else str(first)
+        name = name if end in (None, first + 1) else f"{first} to {end - 1}"
+        texts = [name, f"{group['rows']:,}", *(f"{group['auc'][model]:.4f}" for model in models)]
+        for pair in pairs:
+            (test,) = (
+                test
+                for test in result["tests"]
+                if (test["model"], test["against"]) == pair and test["at_least"] == first
+            )
+            texts.append(f"{test['difference']:+.4f} ({p_text(test['p_value_holm'])})")
+        lines.append(f"| {' | '.join(texts)} |")
+    return "\n\n".join(
+        [
+            "### Where the gain is",
+            "```sh\npython -m benchmarks.study_popularity\n```",
+            "Test AUC of the study performance's models (DCNv2) by how often the row's item is in "
+            f"train, means of {len(result['seeds'])} seeds; paired t over the seeds, Holm over the "
+            "table. The groups were set after the study was seen: they explain, and prove nothing.",
+            "\n".join(lines),
+        ]
     )
