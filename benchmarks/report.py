@@ -34,7 +34,7 @@ from benchmarks.report_plm import cost_section as plm_cost_section
 from benchmarks.report_plm import speed_section as plm_speed_section
 from benchmarks.report_scale import FIGURE, peers_section, scale_figure, scale_section
 from benchmarks.report_serving import agreement_section, serving_section
-from benchmarks.report_studies import studies_section
+from benchmarks.report_studies import expectation_counts, studies_section
 from benchmarks.results import FOLDER
 from benchmarks.studies import STUDIES
 from clickprompt.evaluation.significance import holm
@@ -67,8 +67,7 @@ def page() -> str:
         backbones = FOLDER / "backbones.json"
         known = _read(backbones) if backbones.exists() else None
         parts.append(baselines_section(_read(FOLDER / "baselines.json"), known))
-    studies = {name: FOLDER / f"study_{name}.json" for name in STUDIES}
-    if known_studies := {name: _read(path) for name, path in studies.items() if path.exists()}:
+    if known_studies := _studies():
         popularity = FOLDER / "study_popularity.json"
         known = _read(popularity) if popularity.exists() else None
         parts.append(studies_section(known_studies, known))
@@ -95,22 +94,33 @@ def page() -> str:
 
 
 def readme(text: str) -> str:
-    """The README with the accuracy table between its two marks."""
-    path = FOLDER / "accuracy_base.json"
-    if not path.exists():
-        return text
-    result = _read(path)
-    block = (
-        f"{_table(result)}\n\n{_means(result)} Paired t tests over the seeds, after Holm's "
-        f"correction: the lowest p is {min(_seed_tests(result)[1]):.2g}. "
-        "[docs/results.md](docs/results.md) has all of them."
-    )
+    """The README with its tables, each between two marks."""
+    accuracy = FOLDER / "accuracy_base.json"
+    if accuracy.exists():
+        result = _read(accuracy)
+        text = _between(
+            text,
+            "embedded",
+            f"{_table(result)}\n\n{_means(result)} Paired t tests over the seeds, after Holm's "
+            f"correction: the lowest p is {min(_seed_tests(result)[1]):.2g}. "
+            "[docs/results.md](docs/results.md) has all of them.",
+        )
+    return _between(text, "studies", expectation_counts(_studies()))
+
+
+def _between(text: str, name: str, block: str) -> str:
     return re.sub(
-        r"(<!-- results:embedded -->).*?(<!-- /results:embedded -->)",
+        rf"(<!-- results:{name} -->).*?(<!-- /results:{name} -->)",
         lambda found: f"{found[1]}\n{block}\n{found[2]}",
         text,
         flags=re.DOTALL,
     )
+
+
+def _studies() -> dict[str, Any]:
+    """What `benchmarks.studies` has written, by study."""
+    paths = {name: FOLDER / f"study_{name}.json" for name in STUDIES}
+    return {name: _read(path) for name, path in paths.items() if path.exists()}
 
 
 def _accuracy(environment: str, result: dict[str, Any]) -> str:

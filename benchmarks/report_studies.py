@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clickprompt.studies.page import findings, origin_line
-from clickprompt.studies.summary import BETTER, WORSE
+from clickprompt.studies.summary import BETTER, UNKNOWN, WORSE
 from clickprompt.studies.tables import p_text, row_name, study_tables
 
 Labels = Mapping[str, str]
@@ -62,6 +62,7 @@ EXPECTED = (
         for ablation in ("without prompts", "without pretraining", "without both")
     ),
 )
+SHOWN, OPPOSITE = "shown", "opposite"
 TAIL_CLAIM = "gain larger in the tail"
 TAIL_STUDIES = {"performance": "ClickPrompt", "long_tail": "clickprompt"}
 
@@ -101,10 +102,43 @@ def studies_section(
     return "\n\n".join(parts)
 
 
+def expectation_counts(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A short Markdown table: how many comparisons show what the paper lets one expect."""
+    found: dict[str, list[str]] = {}
+    for expected in _compared(results):
+        found.setdefault(expected.claim, []).append(expected.found)
+    lines = ["| expected | comparisons | shown | opposite |", "| --- | ---: | ---: | ---: |"]
+    for claim, of_claim in found.items():
+        shown, opposite = (of_claim.count(word) for word in (SHOWN, OPPOSITE))
+        lines.append(f"| {claim} | {len(of_claim)} | {shown} | {opposite} |")
+    return "\n".join(lines)
+
+
 def _expectations(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """A Markdown table: claim, comparison, seeds, difference, p and whether it is shown."""
     yield "| expected | study | here | seeds | AUC | p | |"
     yield "| --- | --- | --- | ---: | ---: | ---: | --- |"
+    for one in _compared(results):
+        yield (
+            f"| {one.claim} | {one.study} | {one.here} | {one.seeds} | {one.difference:+.4f} "
+            f"| {p_text(one.p_value)} | {one.found} |"
+        )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A comparison that bears on a claim; ``here``: what is compared; ``found``: in a word."""
+
+    claim: str
+    study: str
+    here: str
+    seeds: int
+    difference: float
+    p_value: float | None
+    found: str
+
+
+def _compared(results: Mapping[str, Mapping[str, Any]]) -> Iterator[_Compared]:
     for expected in EXPECTED:
         for entry in results.get(expected.study, {}).get("comparisons", []):
             if entry["metric"] != "auc" or not (
@@ -112,31 +146,29 @@ def _expectations(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 and expected.against.items() <= entry["with"].items()
             ):
                 continue
-            p_value = entry["p_value_holm" if entry["basis"] == "seeds" else "row_p_value_holm"]
-            shown = {BETTER: "opposite", WORSE: "opposite", expected.verdict: "shown"}
-            yield _line(expected.claim, expected.study, entry, len(entry["seeds"]), p_value, shown)
+            yield _Compared(
+                claim=expected.claim,
+                study=expected.study,
+                here=f"{row_name(entry['labels'])} against {row_name(entry['with'])}",
+                seeds=len(entry["seeds"]),
+                difference=entry["difference"],
+                p_value=entry["p_value_holm" if entry["basis"] == "seeds" else "row_p_value_holm"],
+                found={BETTER: OPPOSITE, WORSE: OPPOSITE, expected.verdict: SHOWN}.get(
+                    entry["verdict"], UNKNOWN
+                ),
+            )
     for study, start in TAIL_STUDIES.items():
         for entry in results.get(study, {}).get("tail_contrasts", []):
             if entry["labels"]["model"].startswith(start):
-                shown = {"larger": "shown", "smaller": "opposite"}
-                p_value = entry["p_value_holm"]
-                yield _line(TAIL_CLAIM, study, entry, entry["seeds"], p_value, shown)
-
-
-def _line(
-    claim: str,
-    study: str,
-    entry: Mapping[str, Any],
-    seeds: int,
-    p_value: float | None,
-    shown: Mapping[str, str],
-) -> str:
-    compared = f"{row_name(entry['labels'])} against {row_name(entry['with'])}"
-    found = shown.get(entry["verdict"], "not shown")
-    return (
-        f"| {claim} | {study} | {compared} | {seeds} | {entry['difference']:+.4f} "
-        f"| {p_text(p_value)} | {found} |"
-    )
+                yield _Compared(
+                    claim=TAIL_CLAIM,
+                    study=study,
+                    here=f"{row_name(entry['labels'])} against {row_name(entry['with'])}",
+                    seeds=entry["seeds"],
+                    difference=entry["difference"],
+                    p_value=entry["p_value_holm"],
+                    found={"larger": SHOWN, "smaller": OPPOSITE}.get(entry["verdict"], UNKNOWN),
+                )
 
 
 def _popularity(result: Mapping[str, Any]) -> str:

@@ -74,7 +74,27 @@ def progress_told_to(listener: Callable[[Standing], None]) -> Iterator[None]:
         _listener = before
 
 
-class RateProgress:
+class _Shown:
+    """Bars, where there is a terminal, as long as the context lasts."""
+
+    _bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+class RateProgress(_Shown):
     """A bar with rows per second and time left; log lines where there is no terminal.
 
     Args:
@@ -103,7 +123,6 @@ class RateProgress:
         self._first = done
         self._rows = 0
         console = get_console()  # the log's: lines of another one would be drawn over the bars
-        self._bar: Progress | None = None
         if self._listener is not None:
             self._every = 1.0
             self._last -= self._every  # the first step is told
@@ -120,20 +139,6 @@ class RateProgress:
                 transient=True,
             )
             self._task = self._bar.add_task(name, total=total, completed=done, note="")
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def advance(self, rows: int, note: str = "") -> None:
         """So many rows are done: one step of them, where steps are counted."""
@@ -160,7 +165,7 @@ class RateProgress:
         return Standing(self._name, self._done, self._total, self._unit, rate, left, note)
 
 
-class ManyProgress:
+class ManyProgress(_Shown):
     """Bars of works that go on at the same time, under one for all; log lines without a terminal.
 
     Args:
@@ -173,7 +178,6 @@ class ManyProgress:
         self._every = every_seconds
         self._told: dict[str, float] = {}
         self._tasks: dict[str, TaskID] = {}
-        self._bar: Progress | None = None
         console = get_console()
         if console.is_terminal:
             self._bar = Progress(
@@ -187,20 +191,6 @@ class ManyProgress:
                 expand=True,
             )
             self._all = self._bar.add_task(name, total=total, count=f"0/{total}", rate="", left="")
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def show(self, work: str, standing: Standing) -> None:
         """A work, which may have begun now, stands like this."""
