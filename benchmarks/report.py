@@ -68,9 +68,9 @@ def page() -> str:
         known = _read(backbones) if backbones.exists() else None
         parts.append(baselines_section(_read(FOLDER / "baselines.json"), known))
     if known_studies := _studies():
-        popularity = FOLDER / "study_popularity.json"
-        known = _read(popularity) if popularity.exists() else None
-        parts.append(studies_section(known_studies, known))
+        extras = (FOLDER / f"study_{name}.json" for name in ("popularity", "settings"))
+        known_extras = (_read(path) if path.exists() else None for path in extras)
+        parts.append(studies_section(known_studies, *known_extras))
     for name, section in (
         ("accuracy_per_minute", accuracy_per_minute_section),
         ("plm_speed", plm_speed_section),

@@ -68,13 +68,16 @@ TAIL_STUDIES = {"performance": "ClickPrompt", "long_tail": "clickprompt"}
 
 
 def studies_section(
-    results: Mapping[str, Mapping[str, Any]], popularity: Mapping[str, Any] | None = None
+    results: Mapping[str, Mapping[str, Any]],
+    popularity: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> str:
     """What each study shows, and its tables.
 
     Args:
         results: name of a study -> what `benchmarks.studies` wrote.
         popularity: what `benchmarks.study_popularity` wrote.
+        settings: what `benchmarks.study_settings` wrote.
     """
     parts = [
         "## The studies",
@@ -92,6 +95,8 @@ def studies_section(
     ]
     if popularity is not None:
         parts.append(_popularity(popularity))
+    if settings is not None:
+        parts.append(_settings(settings))
     for name, result in results.items():
         summary = dict(result)
         parts.append(f"### {name}\n\n{summary['question']}")
@@ -169,6 +174,35 @@ def _compared(results: Mapping[str, Mapping[str, Any]]) -> Iterator[_Compared]:
                     p_value=entry["p_value_holm"],
                     found={"larger": SHOWN, "smaller": OPPOSITE}.get(entry["verdict"], UNKNOWN),
                 )
+
+
+def _settings(result: Mapping[str, Any]) -> str:
+    """What was tried of ClickPrompt with other CTR models than DCNv2."""
+    trials = result["trials"]
+    ctr_models = list(dict.fromkeys(trial["ctr"] for trial in trials))
+    found: dict[str, dict[str, float]] = {}
+    for trial in trials:
+        changes = {key: value for key, value in trial["changes"].items() if key != "ctr.name"}
+        setting = ", ".join(f"`{key}` {value:g}" for key, value in changes.items())
+        found.setdefault(setting, {})[trial["ctr"]] = trial["metrics"]["valid_auc"]
+    lines = [
+        f"| setting | {' | '.join(ctr_models)} |",
+        f"| --- |{' ---: |' * len(ctr_models)}",
+        *(
+            f"| {setting} | {' | '.join(f'{of_ctr[ctr]:.4f}' for ctr in ctr_models)} |"
+            for setting, of_ctr in found.items()
+        ),
+    ]
+    return "\n\n".join(
+        [
+            "### Settings of ClickPrompt with the other CTR models",
+            "```sh\npython -m benchmarks.study_settings\n```",
+            "The settings that were tried with DCNv2, with the others: valid AUC of seed 0. The best "
+            "of each is in `studies.settings`.",
+            "\n".join(lines),
+            f"{result['date']}, {result['machine']}.",
+        ]
+    )
 
 
 def _popularity(result: Mapping[str, Any]) -> str:
