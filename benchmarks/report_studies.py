@@ -199,7 +199,7 @@ def _why(results: Mapping[str, Mapping[str, Any]]) -> str:
         "PTab, which reads the text alone, is far below the backbone (table of the baselines). By "
         "items (table above; little of it is shown after the correction), with PLM is ahead of the "
         "backbone where an item has fewer than five train rows, as the paper says of the tail, and "
-        "level with it where it has more; without PLM is ahead there too, most of all among the most "
+        "level with it where it has more; without PLM is ahead there too, most among the most "
         "frequent. The paper's language model has 12 layers and is pretrained for 20 "
         "epochs on many times the rows; this one has two layers, two epochs and 54,122 rows. Which "
         "of these it is, is not known: the cells of `compatibility` with four and six layers are "
