@@ -184,7 +184,8 @@ def test_state_round_trip(model, name, fields, x_id_BF):
 def test_forward_is_logits_of_the_representation(model, x_id_BF):
     model.eval()
     composed = model.logits(model.representation(x_id_BF), x_id_BF)
-    assert torch.equal(model(x_id_BF), composed)
+    # Not bit by bit: where the operands lie in memory decides the order of sums on some processors.
+    torch.testing.assert_close(model(x_id_BF), composed, rtol=1e-6, atol=1e-6)
 
 
 def test_overfits_64_rows(model, x_id_BF):
