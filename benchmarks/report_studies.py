@@ -178,7 +178,8 @@ def _compared(results: Mapping[str, Mapping[str, Any]]) -> Iterator[_Compared]:
             )
     for study, start in TAIL_STUDIES.items():
         for entry in results.get(study, {}).get("tail_contrasts", []):
-            if entry["labels"]["model"].startswith(start):
+            tested = entry["p_value_holm"] is not None  # one seed has no test
+            if tested and entry["labels"]["model"].startswith(start):
                 yield _Compared(
                     claim=TAIL_CLAIM,
                     study=study,
@@ -226,6 +227,7 @@ def _settings(result: Mapping[str, Any]) -> str:
     """What was tried of ClickPrompt with other CTR models than DCNv2."""
     trials = result["trials"]
     ctr_models = list(dict.fromkeys(trial["ctr"] for trial in trials))
+    models = " ".join(dict.fromkeys(trial["model"] for trial in trials))
     found: dict[str, dict[str, float]] = {}
     for trial in trials:
         changes = {key: value for key, value in trial["changes"].items() if key != "ctr.name"}
@@ -242,7 +244,7 @@ def _settings(result: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             "### Settings of ClickPrompt with the other CTR models",
-            "```sh\npython -m benchmarks.study_settings\n```",
+            f"```sh\npython -m benchmarks.study_settings --models {models}\n```",
             "The settings that were tried with DCNv2, with the others: valid AUC of seed 0. The "
             "best of each is in `studies.settings`.",
             "\n".join(lines),

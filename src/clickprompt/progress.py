@@ -175,7 +175,7 @@ class ManyProgress(_Shown):
     """
 
     def __init__(self, name: str, *, total: int, every_seconds: float = 20.0) -> None:
-        self._every = every_seconds
+        self._total, self._every = total, every_seconds
         self._told: dict[str, float] = {}
         self._tasks: dict[str, TaskID] = {}
         console = get_console()
@@ -220,9 +220,8 @@ class ManyProgress(_Shown):
         if self._bar:
             if work in self._tasks:
                 self._bar.remove_task(self._tasks.pop(work))
-            total = self._bar.tasks[0].total
             left = "" if seconds_left is None else clock(seconds_left)
-            self._bar.update(self._all, completed=done, count=f"{done}/{total:.0f}", left=left)
+            self._bar.update(self._all, completed=done, count=f"{done}/{self._total}", left=left)
 
 
 def clock(seconds: float) -> str:
