@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from io import StringIO
 
@@ -131,7 +132,6 @@ def test_log_lines_stand_above_the_bars(terminal):
         many.end("a seed 0", done=1, seconds_left=60.0)
         many.show("c seed 0", standing(2))
         logger.info("second line")
-        time.sleep(0.5)  # bars are drawn ten times a second
         lines = shown(written)
         assert lines[:2] == ["first line", "second line"]
         assert [line.split("━")[0].split("╸")[0].strip() for line in lines[2:]] == [
@@ -143,6 +143,21 @@ def test_log_lines_stand_above_the_bars(terminal):
         assert lines[3].split()[-4:] == ["50/100", "250", "rows/s", "1:15"]
     assert shown(written)[:2] == ["first line", "second line"]
     assert "━" not in "".join(shown(written))
+
+
+def test_bars_that_come_and_go_wipe_out_no_log_line(terminal):
+    written, logger = terminal
+    threads = threading.enumerate()
+    lines = [f"cell {number} of 20." for number in range(20)]
+    with ManyProgress("study mine", total=20) as many:
+        for number, line in enumerate(lines):
+            many.show("a", standing(1))
+            many.show("b", standing(1))
+            many.end("ab"[number % 2], done=number, seconds_left=None)
+            # Another thread that draws here would know no longer how many lines are above it.
+            assert threading.enumerate() == threads
+            logger.info(line)
+    assert shown(written) == lines
 
 
 def test_one_bar_stands_below_the_log_too(terminal):

@@ -168,6 +168,8 @@ class RateProgress(_Shown):
 class ManyProgress(_Shown):
     """Bars of works that go on at the same time, under one for all; log lines without a terminal.
 
+    The bars are drawn when :meth:`show` or :meth:`end` is called.
+
     Args:
         name: of all of them together.
         total: number of works.
@@ -189,6 +191,9 @@ class ManyProgress(_Shown):
                 console=console,
                 transient=True,
                 expand=True,
+                # A thread that draws while a line is logged would count the lines above it as
+                # they were before a bar came or went, and wipe out a line of the log.
+                auto_refresh=False,
             )
             self._all = self._bar.add_task(name, total=total, count=f"0/{total}", rate="", left="")
 
@@ -205,7 +210,7 @@ class ManyProgress(_Shown):
                 "left": "" if left is None else clock(left),
             }
             if work in self._tasks:
-                self._bar.update(self._tasks[work], **state)
+                self._bar.update(self._tasks[work], refresh=True, **state)
             else:
                 self._tasks[work] = self._bar.add_task(**state)
             return
@@ -221,7 +226,8 @@ class ManyProgress(_Shown):
             if work in self._tasks:
                 self._bar.remove_task(self._tasks.pop(work))
             left = "" if seconds_left is None else clock(seconds_left)
-            self._bar.update(self._all, completed=done, count=f"{done}/{self._total}", left=left)
+            count = f"{done}/{self._total}"
+            self._bar.update(self._all, completed=done, count=count, left=left, refresh=True)
 
 
 def clock(seconds: float) -> str:
