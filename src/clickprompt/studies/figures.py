@@ -17,6 +17,7 @@ VERDICT_COLOURS = {BETTER: "#0072B2", WORSE: "#D55E00"}
 UNDECIDED = "#8a8a8a"
 FEWEST_ROWS = 50  # of a quadrant: an AUC of fewer says nothing, and hides the others
 SIGNS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon")
+HATCHES = ("", "/", "x")  # of bars, where the colours begin again
 
 
 def study_figures(summary: Summary) -> dict[str, go.Figure]:
@@ -129,7 +130,10 @@ def plot_long_tail(summary: Summary) -> go.Figure:
                 "arrayminus": [_below(entry) for entry in quadrants],
                 "thickness": 1,
             },
-            marker_color=COLOURS[number % len(COLOURS)],
+            marker={
+                "color": COLOURS[number % len(COLOURS)],
+                "pattern": {"shape": HATCHES[number // len(COLOURS) % len(HATCHES)]},
+            },
             name=name,
             hovertemplate="%{x}: %{y:+.4f}",
         )
