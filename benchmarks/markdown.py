@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -11,6 +12,6 @@ def grid(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def origin(result: dict[str, Any]) -> str:
+def origin(result: Mapping[str, Any]) -> str:
     """Date and machine of a result, as a sentence."""
     return f"{result['date']}, {result['machine']}."

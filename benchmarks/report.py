@@ -68,7 +68,10 @@ def page() -> str:
         known = _read(backbones) if backbones.exists() else None
         parts.append(baselines_section(_read(FOLDER / "baselines.json"), known))
     if known_studies := _studies():
-        extras = (FOLDER / f"study_{name}.json" for name in ("popularity", "settings"))
+        extras = (
+            FOLDER / f"{name}.json"
+            for name in ("study_popularity", "study_settings", "accuracy_per_minute")
+        )
         known_extras = (_read(path) if path.exists() else None for path in extras)
         parts.append(studies_section(known_studies, *known_extras))
     for name, section in (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from benchmarks.report_plm import Gain, gains
 from clickprompt.studies.page import findings, origin_line
 from clickprompt.studies.summary import BETTER, UNKNOWN, WORSE
 from clickprompt.studies.tables import p_text, row_name, study_tables
@@ -71,6 +73,7 @@ def studies_section(
     results: Mapping[str, Mapping[str, Any]],
     popularity: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    per_minute: Mapping[str, Any] | None = None,
 ) -> str:
     """What each study shows, and its tables.
 
@@ -78,6 +81,7 @@ def studies_section(
         results: name of a study -> what `benchmarks.studies` wrote.
         popularity: what `benchmarks.study_popularity` wrote.
         settings: what `benchmarks.study_settings` wrote.
+        per_minute: what `benchmarks.accuracy_per_minute` wrote.
     """
     parts = [
         "## The studies",
@@ -95,7 +99,7 @@ def studies_section(
     ]
     if popularity is not None:
         parts.append(_popularity(popularity))
-    parts.append(_why(results))
+    parts.append(_why(results, per_minute))
     if settings is not None:
         parts.append(_settings(settings))
     for name, result in results.items():
@@ -192,7 +196,9 @@ def _compared(results: Mapping[str, Mapping[str, Any]]) -> Iterator[_Compared]:
                 )
 
 
-def _why(results: Mapping[str, Mapping[str, Any]]) -> str:
+def _why(
+    results: Mapping[str, Mapping[str, Any]], per_minute: Mapping[str, Any] | None = None
+) -> str:
     """Where the studies do not show what the paper lets one expect: what is known of the reason."""
     lines = [
         "### Where ours differ, and why",
@@ -215,6 +221,8 @@ def _why(results: Mapping[str, Mapping[str, Any]]) -> str:
                 "table. The backbone is the best of 15 settings, ClickPrompt the best of six; with "
                 "six for each, on other machines, see the table of the baselines."
             )
+    if per_minute is not None:
+        lines.append(f"- **Size and length of the pretraining:** {_by_length(per_minute)}")
     lines.append(
         "- **AutoInt and DNN:** each has its own settings, with and without PLM (below): the best "
         "of six on valid with seed 0. The backbones have the best of 15."
@@ -243,6 +251,32 @@ def _by_size(results: Mapping[str, Mapping[str, Any]]) -> str:
     return (
         f"By the size of the PLM, AUC with PLM against without: {listed}. Which of the rows and "
         "the epochs matters is not known."
+    )
+
+
+def _by_length(per_minute: Mapping[str, Any]) -> str:
+    """What more layers and more epochs of pretraining are worth without the PLM."""
+    lines = per_minute["summary"]
+    by_layers: dict[int, list[Gain]] = {}
+    for gain in gains(lines):
+        by_layers.setdefault(gain.layers, []).append(gain)
+    listed = "; ".join(
+        f"{layers} layers "
+        + ", ".join(
+            f"{gain.test_auc:+.4f} after {gain.epochs} {'epoch' if gain.epochs == 1 else 'epochs'}"
+            for gain in of_size
+        )
+        for layers, of_size in by_layers.items()
+    )
+    pairs = (pair for of_size in by_layers.values() for pair in pairwise(of_size))
+    grows = all(longer.test_auc > shorter.test_auc for shorter, longer in pairs)
+    seeds = max(line["seeds"] for line in lines)
+    return (
+        f"DCNv2's gain in test AUC without PLM, {seeds} {'seed' if seeds == 1 else 'seeds'}, mean "
+        f"over the numbers of prompts: {listed}. "
+        + ("It grows with the epochs at every size. " if grows else "")
+        + "The paper pretrains for 20. See "
+        "[What pretraining time buys](#what-pretraining-time-buys)."
     )
 
 

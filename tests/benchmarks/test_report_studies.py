@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.report_studies import _by_size, _expectations
+from benchmarks.report_studies import _by_length, _by_size, _expectations
 
 
 def compared(verdict, difference, *, metric="auc", basis="seeds", **labels):
@@ -85,3 +85,23 @@ def test_the_size_of_the_plm_is_that_of_both():
     assert "DNN -0.0010 with 2 layers (2 seeds), +0.0020 with 4 layers (1 seed)." in said
     assert "0.5" not in said
     assert "is not known" in _by_size({"compatibility": {"comparisons": entries[:3]}})
+
+
+def per_minute(*lines):
+    keys = ("layers", "prompts", "epochs", "minutes", "test_auc", "seeds")
+    return {"summary": [dict(zip(keys, line, strict=True)) for line in lines]}
+
+
+def test_what_longer_pretraining_is_worth_is_a_mean_over_the_prompts():
+    backbone = (0, None, 0, 0.0, 0.80, 1)
+    once, twice = (2, 1, 1, 1.0, 0.81, 1), (2, 1, 2, 2.0, 0.83, 1)
+    said = _by_length(per_minute(backbone, once, (2, 5, 1, 1.0, 0.79, 1), twice))
+    assert "1 seed, mean" in said
+    assert "2 layers +0.0000 after 1 epoch, +0.0300 after 2 epochs." in said
+    assert "grows" in said
+
+
+def test_a_gain_that_does_not_grow_is_not_said_to():
+    backbone = (0, None, 0, 0.0, 0.80, 1)
+    said = _by_length(per_minute(backbone, (2, 1, 1, 1.0, 0.83, 1), (2, 1, 2, 2.0, 0.81, 1)))
+    assert "grows" not in said
