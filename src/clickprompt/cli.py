@@ -7,8 +7,13 @@ import difflib
 import logging
 import os
 import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, get_args
 
 import click
@@ -47,12 +52,14 @@ class ProjectCommand(click.Command):
             _check_environment(ctx, project)
         for name in REPEATING_LOGGERS:
             logging.getLogger(name).addFilter(_is_not_error)
+        received: list[int] = []
         try:
-            return super().invoke(ctx)
+            with _termination_interrupts(received):
+                return super().invoke(ctx)
         except (RunInterruptedError, KeyboardInterrupt) as error:
             where = str(error) or "interrupted"
             click.secho(f"{where}; the same command goes on from here", fg="red", err=True)
-            ctx.exit(130)
+            ctx.exit(128 + (received[0] if received else signal.SIGINT))
         except Exception as error:
             if ctx.meta.get("clickprompt.verbose") or not is_user_error(error):
                 raise
@@ -62,6 +69,31 @@ class ProjectCommand(click.Command):
         finally:
             for name in REPEATING_LOGGERS:
                 logging.getLogger(name).removeFilter(_is_not_error)
+
+
+@contextmanager
+def _termination_interrupts(received: list[int]) -> Iterator[None]:
+    """Let SIGTERM (a scheduler's, ``docker stop``, ``timeout``) end a command as Ctrl-C does.
+
+    Args:
+        received: gets the signal's number.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class RunCommand(ProjectCommand):

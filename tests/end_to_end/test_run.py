@@ -294,14 +294,20 @@ def wait_for(log, text):
 @pytest.mark.slow
 def test_interrupted_and_killed_runs_are_marked(project, tmp_path):
     log = tmp_path / "log.txt"
-    with log.open("w") as file:
-        process = start_long_run(project, file)
-    wait_for(log, "backbone epoch 2 of")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert "interrupted in backbone.train_backbone; the same command goes on" in log.read_text()
-    _, (interrupted, *_) = runs(project)
-    assert interrupted.info.status == "KILLED"
+    # By the user, and by a scheduler.
+    for number, begun in (
+        (signal.SIGINT, "backbone epoch 2 of"),
+        (signal.SIGTERM, "backbone continues at epoch"),
+    ):
+        with log.open("w") as file:
+            process = start_long_run(project, file)
+        wait_for(log, begun)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+        said = log.read_text()
+        assert "interrupted in backbone.train_backbone; the same command goes on" in said
+        _, (interrupted, *_) = runs(project)
+        assert interrupted.info.status == "KILLED"
 
     with log.open("w") as file:
         process = start_long_run(project, file)

@@ -238,8 +238,10 @@ def test_after_a_kill_the_next_call_finishes_and_repeats_nothing(project):
     assert statuses.count("FINISHED") >= CELLS
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(project, processes):
+@pytest.mark.parametrize(
+    ("processes", "number"), [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM)]
+)
+def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(project, processes, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "kedro", "study", NAME, f"--processes={processes}"],
         cwd=project,
@@ -256,10 +258,14 @@ def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(project, processes)
         assert time.monotonic() < deadline
         time.sleep(0.02)
     started = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: to all of them
+    else:
+        process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, output + errors
+    assert process.returncode == 128 + number, output + errors
     assert "Traceback" not in errors, errors[-3000:]
+    assert "leaked" not in errors, errors[-3000:]
     psutil.wait_procs(started, timeout=10)
     assert not [child for child in started if child.is_running()]
     before = stages(project)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from contextlib import chdir
 
 import click
@@ -63,6 +64,22 @@ def test_an_interruption_ends_in_one_line(kind, error, tmp_path):
     assert result.exit_code == 130
     assert result.output.startswith("interrupted")
     assert result.output.endswith("; the same command goes on from here\n")
+
+
+def test_a_termination_ends_as_an_interruption_does(tmp_path):
+    def command():
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with chdir(tmp_path):
+            result = CliRunner().invoke(RunCommand(name="command", callback=command))
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 128 + signal.SIGTERM
+    assert result.output == "interrupted; the same command goes on from here\n"
 
 
 def raised(function, *arguments):
