@@ -36,9 +36,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: env  ## run everything on the embedded data; what is up to date is not repeated
 	$(BIN)/kedro run $(ARGS)
 
-# A process a core; a file's tests stay together, they share what they have trained.
 test: env  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: env  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
