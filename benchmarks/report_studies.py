@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from benchmarks.report_plm import Gain, gains
@@ -231,8 +232,11 @@ def _why(
 
 
 def _by_size(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the size of the PLM makes of the difference between with and without PLM."""
-    found: dict[str, list[str]] = {}
+    """What the size of the PLM makes of the difference between with and without PLM.
+
+    Sizes of one CTR model are compared on the seeds that all of them have.
+    """
+    found: dict[str, dict[str, dict[int, float]]] = {}
     for entry in results.get("compatibility", {}).get("comparisons", []):
         labels, other = entry["labels"], entry["with"]
         if (
@@ -240,17 +244,24 @@ def _by_size(results: Mapping[str, Mapping[str, Any]]) -> str:
             and WITH.items() <= labels.items()
             and other == dict(labels) | WITHOUT
         ):
-            found.setdefault(labels["ctr"], []).append(
-                f"{entry['difference']:+.4f} with {labels['plm'].removeprefix('minilm_')} layers "
-                f"({len(entry['seeds'])} {'seed' if len(entry['seeds']) == 1 else 'seeds'})"
+            layers = labels["plm"].removeprefix("minilm_")
+            by_seed = dict(zip(entry["seeds"], entry["differences"], strict=True))
+            found.setdefault(labels["ctr"], {})[layers] = by_seed
+    listed = []
+    for ctr, sizes in found.items():
+        seeds = set.intersection(*(set(by_seed) for by_seed in sizes.values()))
+        if len(sizes) > 1 and seeds:
+            means = (
+                f"{fmean(by_seed[seed] for seed in seeds):+.4f} with {layers} layers"
+                for layers, by_seed in sizes.items()
             )
-    several = {ctr: sizes for ctr, sizes in found.items() if len(sizes) > 1}
-    if not several:
+            count = f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}"
+            listed.append(f"{ctr} {', '.join(means)} ({count})")
+    if not listed:
         return "Which of these it is, is not known."
-    listed = "; ".join(f"{ctr} {', '.join(sizes)}" for ctr, sizes in several.items())
     return (
-        f"By the size of the PLM, AUC with PLM against without: {listed}. Which of the rows and "
-        "the epochs matters is not known."
+        f"By the size of the PLM, AUC with PLM against without: {'; '.join(listed)}. Which of the "
+        "rows and the epochs matters is not known."
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
+from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
@@ -77,29 +79,35 @@ def plot_differences(summary: Summary) -> go.Figure:
 
 
 def plot_plm_size(summary: Summary) -> go.Figure:
-    """Improvement in AUC against the size of the language model, a line for each model."""
+    """Improvement in AUC against the size of the language model, a line for each model.
+
+    A line is a mean over the seeds that all its points have: between sizes only the size differs.
+    """
     title = "Improvement in AUC against the size of the language model"
-    lines: dict[str, list[tuple[int, float, str]]] = {}
+    lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in summary["rows"]:
-        size, gain = row["plm_parameters"], row["auc_improvement"]
-        if size is None or gain is None or "plm" not in row["labels"]:
+        if row["plm_parameters"] is None or not row["auc_improvements"]:
             continue
         rest = {axis: value for axis, value in row["labels"].items() if axis != "plm"}
-        lines.setdefault(row_name(rest), []).append((size, 100 * gain, row["labels"]["plm"]))
+        if "plm" in row["labels"]:
+            lines.setdefault(row_name(rest), []).append(row)
     if not any(len(points) > 1 for points in lines.values()):
         return note_figure(title, "The study has no models with language models of several sizes.")
     figure = new_figure(title, width=1000, height=560)
     for number, (name, points) in enumerate(lines.items()):
-        points.sort()
+        points.sort(key=itemgetter("plm_parameters"))
+        seeds = set.intersection(*(set(row["auc_improvements"]) for row in points))
+        if not seeds:
+            continue
         figure.add_scatter(
-            x=[size / 1e6 for size, _, _ in points],
-            y=[gain for _, gain, _ in points],
-            text=[plm for _, _, plm in points],
+            x=[row["plm_parameters"] / 1e6 for row in points],
+            y=[100 * fmean(row["auc_improvements"][seed] for seed in seeds) for row in points],
+            text=[row["labels"]["plm"] for row in points],
             hovertemplate="%{text}, %{x:.1f} M: %{y:+.3f} %",
             mode="lines+markers",
             line={"color": COLOURS[number % len(COLOURS)]},
             marker={"symbol": SIGNS[number // len(COLOURS) % len(SIGNS)], "size": 9},
-            name=name,
+            name=f"{name} ({len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'})",
         )
     figure.add_hline(y=0, line_color="#444444", line_width=1, line_dash="dash")
     figure.update_xaxes(title="parameters of the language model, millions")

@@ -79,9 +79,9 @@ def summarise_study(
         - ``study``, ``question``, ``axes``, ``seeds``, ``date`` of the last cell, ``data_digests``,
           ``parameter_digest`` over all cells; ``cells``: how many there are, are finished, failed.
         - ``rows``: one a model: ``labels`` (:data:`ANY`: the axis has no effect on it), mean and
-          sample deviation of each metric, mean relative improvement over its counterpart of the
-          first ``compare_with``, ``seconds`` of training, ``parameters`` in serving, of the PLM,
-          scoring rate, devices, and its cells.
+          sample deviation of each metric, relative improvement over its counterpart of the first
+          ``compare_with`` by seed and as a mean, ``seconds`` of training, ``parameters`` in
+          serving, of the PLM, scoring rate, devices, and its cells.
         - ``comparisons``: two rows and a metric: mean difference with its 95 % interval over seeds,
           p-values of the paired t-test and, on rows, of DeLong's test (AUC) or the bootstrap
           (LogLoss), both with Holm's correction, and the ``verdict``.
@@ -166,15 +166,20 @@ def _row(
         values = [_metric(record, metric) for record in found]
         entry[metric] = statistics.fmean(values) if values else None
         entry[f"{metric}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
-        improvements = []
+        improvements = {}
         if len(others) == 1:  # several counterparts: none is the one
             other = rows[others[0]].records
-            improvements = [
-                relative_improvement(_metric(record, metric), _metric(other[seed], metric), metric)
+            improvements = {
+                str(seed): relative_improvement(
+                    _metric(record, metric), _metric(other[seed], metric), metric
+                )
                 for seed, record in row.records.items()
                 if seed in other
-            ]
-        entry[f"{metric}_improvement"] = statistics.fmean(improvements) if improvements else None
+            }
+        entry[f"{metric}_improvements"] = improvements
+        entry[f"{metric}_improvement"] = (
+            statistics.fmean(improvements.values()) if improvements else None
+        )
     entry["seconds"] = statistics.fmean(r.seconds for r in found) if found else None
     rates = [r.scored_rows_per_second for r in found if r.scored_rows_per_second]
     entry["scored_rows_per_second"] = statistics.fmean(rates) if rates else None
