@@ -5,6 +5,7 @@ The shell then names the tracked run after it, and leaves the project's own resu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -65,3 +66,20 @@ def inside(part: RunningPart) -> Iterator[None]:
         yield
     finally:
         _RUNNING.reset(token)
+
+
+@contextmanager
+def quiet(levels: Mapping[str, int]) -> Iterator[None]:
+    """Leave out what is said alike in every part.
+
+    Args:
+        levels: name of a logger -> the level from which it may speak.
+    """
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

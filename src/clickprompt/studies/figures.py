@@ -86,11 +86,11 @@ def plot_plm_size(summary: Summary) -> go.Figure:
     title = "Improvement in AUC against the size of the language model"
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in summary["rows"]:
-        if row["plm_parameters"] is None or not row["auc_improvements"]:
+        sized = "plm" in row["labels"] and row["plm_parameters"] is not None
+        if not sized or not row["auc_improvements"]:
             continue
         rest = {axis: value for axis, value in row["labels"].items() if axis != "plm"}
-        if "plm" in row["labels"]:
-            lines.setdefault(row_name(rest), []).append(row)
+        lines.setdefault(row_name(rest), []).append(row)
     if not any(len(points) > 1 for points in lines.values()):
         return note_figure(title, "The study has no models with language models of several sizes.")
     figure = new_figure(title, width=1000, height=560)

@@ -14,10 +14,10 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
@@ -30,7 +30,7 @@ from kedro.runner import AbstractRunner
 
 from clickprompt.nested import merged
 from clickprompt.progress import ManyProgress, Standing, clock, progress_told_to
-from clickprompt.running import RunInterruptedError, RunningPart, inside, running_part
+from clickprompt.running import RunInterruptedError, RunningPart, inside, quiet, running_part
 from clickprompt.studies.cells import Cell, cell_axes, cell_tags
 from clickprompt.studies.models import MODELS
 from clickprompt.studies.plan import Estimates
@@ -139,7 +139,7 @@ class _Loop:
         while self._left:
             job = self._begin(0)
             show = partial(self._progress.show, job.cell.name)
-            with quiet(), progress_told_to(show):
+            with quiet(SAME_IN_EVERY_CELL), progress_told_to(show):
                 error = _train(job)
             self._note(job, error)
 
@@ -331,16 +331,3 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _end_with(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what is said alike in every cell."""
-    before = {name: logging.getLogger(name).level for name in SAME_IN_EVERY_CELL}
-    for name, level in SAME_IN_EVERY_CELL.items():
-        logging.getLogger(name).setLevel(level)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

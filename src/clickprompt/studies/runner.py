@@ -20,9 +20,9 @@ from kedro.runner import AbstractRunner
 from clickprompt.nested import merged
 from clickprompt.parameters import ProjectParameters, StudyParameters, check_parameters
 from clickprompt.progress import clock
-from clickprompt.running import RunningPart, inside
+from clickprompt.running import RunningPart, inside, quiet
 from clickprompt.studies.cells import Cell, StudyError, data_key
-from clickprompt.studies.jobs import Job, quiet, session_of, train_cells
+from clickprompt.studies.jobs import SAME_IN_EVERY_CELL, Job, session_of, train_cells
 from clickprompt.studies.plan import (
     FAILED,
     FINISHED,
@@ -313,7 +313,7 @@ def _make_data(request: ProjectStudy, study: OpenStudy) -> None:
             tracked=False,
         )
         changes = {} if key == own else cell.runtime_parameters
-        with inside(part), quiet():
+        with inside(part), quiet(SAME_IN_EVERY_CELL):
             with (session := session_of(request.project, request.env, request.params, changes)):
                 made = session.run(
                     pipeline_names=["backbone"],
@@ -332,6 +332,6 @@ def _report(request: ProjectStudy, parameters: ProjectParameters) -> Path:
     part = RunningPart(request.name, "report", own_results=False, tracked=False)
     changes = {"studies": {"report": request.name}}
     session = session_of(request.project, request.env, request.params, changes)
-    with inside(part), quiet(), session:
+    with inside(part), quiet(SAME_IN_EVERY_CELL), session:
         session.run(pipeline_names=[REPORT_PIPELINE], runner=request.make_runner())
     return request.project / parameters.studies.report_folder / request.name / "report.html"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from kedro.runner import AbstractRunner
 
 from clickprompt.nested import flat, merged, nested
 from clickprompt.parameters import Stage, check_parameters
+from clickprompt.running import quiet
 from clickprompt.training.result import TrainedModel
 from clickprompt.tuning.environment import NAME, check_environment, write_environment
 from clickprompt.tuning.report import write_page
@@ -126,7 +126,7 @@ def tune_project(search: ProjectSearch) -> tuple[TunedStudy, Path, Path]:
         pipeline, output = MADE_BY[search.stage]
         unread = {"test": False, "diagnostic_rows": None}
         changes = merged(nested(values), {"training": unread})
-        with _quiet(), (session := _session(search, changes)):
+        with quiet(SAME_IN_EVERY_TRIAL), (session := _session(search, changes)):
             made = session.run(
                 pipeline_names=[pipeline],
                 to_outputs=[output],
@@ -155,19 +155,6 @@ def tune_project(search: ProjectSearch) -> tuple[TunedStudy, Path, Path]:
         force=search.force,
     )
     return tuned, page, folder
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what Kedro and the runner say alike in every trial."""
-    before = {name: logging.getLogger(name).level for name in SAME_IN_EVERY_TRIAL}
-    for name, level in SAME_IN_EVERY_TRIAL.items():
-        logging.getLogger(name).setLevel(level)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _session(search: ProjectSearch, changes: Mapping[str, Any]) -> KedroSession:
