@@ -449,6 +449,16 @@ def test_listing_imports_neither_torch_nor_transformers_nor_mlflow():
     assert found.stdout.strip() == "[]"
 
 
+def test_starting_a_command_imports_neither_torch_nor_transformers_nor_the_statistics():
+    code = (
+        "import sys, clickprompt.settings;"
+        "heavy = ('torch', 'transformers', 'sklearn', 'scipy.stats', 'plotly', 'optuna');"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_project_settings_are_accepted_by_kedro():
     from kedro.framework.project import settings
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported when they are used: scipy.stats takes a second or two
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from clickprompt.evaluation.metrics import check_predictions, row_losses
 
@@ -142,8 +142,8 @@ def seed_test(first: Sequence[float], second: Sequence[float]) -> SeedTest:
     if not gaps.any():
         return SeedTest(len(gaps), 0.0, 1.0, 1.0)
     # With no spread at all t is infinite.
-    t_p_value = 0.0 if (gaps == gaps[0]).all() else float(stats.ttest_rel(a, b).pvalue)
-    return SeedTest(len(gaps), difference, t_p_value, float(stats.wilcoxon(gaps).pvalue))
+    t_p_value = 0.0 if (gaps == gaps[0]).all() else float(scipy.stats.ttest_rel(a, b).pvalue)
+    return SeedTest(len(gaps), difference, t_p_value, float(scipy.stats.wilcoxon(gaps).pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -170,7 +170,7 @@ def _components(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each positive: share of negatives below it. Of each negative: share of positives above."""
     positives, negatives = p[y], p[~y]
-    both = stats.rankdata(p)
-    below = (both[y] - stats.rankdata(positives)) / len(negatives)
-    above = 1 - (both[~y] - stats.rankdata(negatives)) / len(positives)
+    both = scipy.stats.rankdata(p)
+    below = (both[y] - scipy.stats.rankdata(positives)) / len(negatives)
+    above = 1 - (both[~y] - scipy.stats.rankdata(negatives)) / len(positives)
     return below, above

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # its parts are imported when they are used: scipy.stats takes a second or two
 
 from clickprompt.evaluation.long_tail import TrainFacts, long_tail_quadrants
 from clickprompt.evaluation.metrics import Metric, auc, relative_improvement
@@ -306,7 +306,7 @@ def _interval(differences: Sequence[float]) -> tuple[float | None, float | None]
         return None, None
     mean = statistics.fmean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
-    half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    half = float(scipy.stats.t.ppf(0.975, len(differences) - 1)) * error
     return mean - half, mean + half
 
 
