@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import contents
 from benchmarks.markdown import grid as _grid
 from benchmarks.markdown import origin as _origin
 from benchmarks.project import REPOSITORY
@@ -93,6 +94,7 @@ def page() -> str:
     ):
         if (FOLDER / f"{name}.json").exists():
             parts.append(section(_read(FOLDER / f"{name}.json")))
+    parts.insert(2, contents(parts))
     return "\n\n".join(parts) + "\n"
 
 

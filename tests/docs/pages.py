@@ -71,7 +71,15 @@ def inline_code(page: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", prose(page))
 
 
-def links(page: str) -> list[str]:
-    """Targets of links and pictures that are files of the repository."""
+def links(page: str) -> list[tuple[str, str]]:
+    """File (empty: the page itself) and anchor (or empty) of links within the repository."""
     targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
-    return [t.partition("#")[0] for t in targets if "://" not in t and not t.startswith("#")]
+    parts = [t.partition("#") for t in targets if "://" not in t]
+    return [(file, anchor) for file, _, anchor in parts]
+
+
+def anchors(page: str) -> set[str]:
+    """Of the headings, as GitHub makes them: lower case, blanks as hyphens, no punctuation."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
+    kept = ("".join(c for c in t.lower() if c.isalnum() or c in " -_") for t in titles)
+    return {title.replace(" ", "-") for title in kept}

@@ -32,6 +32,7 @@ from tests.docs.pages import (
     PAGES,
     REPOSITORY,
     Block,
+    anchors,
     blocks,
     commands,
     inline_code,
@@ -356,14 +357,17 @@ def test_files_named_in_the_text_exist_or_are_products(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page):
-    for target in links(page):
-        path = (REPOSITORY / page).parent / target
-        assert path.exists(), f"{page}: {target}"
+def test_links_lead_to_files_and_headings(page):
+    for file, anchor in links(page):
+        path = (REPOSITORY / page).parent / file if file else REPOSITORY / page
+        assert path.exists(), f"{page}: {file}"
+        if anchor:
+            found = anchors(str(path.resolve().relative_to(REPOSITORY)))
+            assert anchor in found, f"{page}: {file}#{anchor}"
 
 
 def test_pictures_are_there():
-    pictures = [Path("docs/images") / Path(t).name for t in links("README.md") if "images/" in t]
+    pictures = [Path("docs/images") / Path(t).name for t, _ in links("README.md") if "images/" in t]
     names = ["scoring-page.png", "kedro-viz.png", "mlflow-comparison.png", "mlflow-study.png"]
     assert [picture.name for picture in pictures] == names
     for picture in pictures:
