@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import string
+import tempfile
 from collections.abc import Iterable
 from contextlib import chdir
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,13 @@ QUICK = {
 }
 
 
-def make_project(folder: Path, *, ratings: int = 1500, **parameters: Any) -> Path:
-    """Write a project that ``kedro run`` finishes in seconds; ``parameters`` replace ``QUICK``."""
+def make_project(
+    folder: Path, *, ratings: int = 1500, tracked: bool = True, **parameters: Any
+) -> Path:
+    """Write a project that ``kedro run`` finishes in seconds; ``parameters`` replace ``QUICK``.
+
+    ``tracked`` gives it the empty database that its first run would spend seconds on.
+    """
     shutil.copytree(
         REPOSITORY / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"), symlinks=True
     )
@@ -69,6 +76,22 @@ def make_project(folder: Path, *, ratings: int = 1500, **parameters: Any) -> Pat
             }
         )
     )
+    if tracked:
+        add_database(folder)
+    return folder
+
+
+def add_database(project: Path) -> None:
+    """Put MLflow's empty database into a project: its tables take seconds to make."""
+    shutil.copy(Path(_database().name) / "mlflow.db", project)
+
+
+@cache
+def _database() -> tempfile.TemporaryDirectory[str]:
+    import mlflow
+
+    folder = tempfile.TemporaryDirectory()
+    mlflow.MlflowClient(f"sqlite:///{folder.name}/mlflow.db").search_experiments()
     return folder
 
 

@@ -27,7 +27,7 @@ MODELS = ["backbone", "clickprompt_without_plm", "clickprompt_with_plm"]
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("project"))
+    return make_project(tmp_path_factory.mktemp("project"), tracked=False)
 
 
 @pytest.fixture(scope="module")

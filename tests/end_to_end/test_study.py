@@ -16,10 +16,11 @@ import mlflow
 import pandas as pd
 import psutil
 import pytest
+import yaml
 
 from clickprompt.evaluation.metrics import auc
 from clickprompt.studies.records import Records
-from tests.end_to_end.project import make_project
+from tests.end_to_end.project import add_database, make_project
 from tests.terminal import in_a_terminal
 
 NAME = "mine"
@@ -37,6 +38,8 @@ STUDY = {
     },
 }
 CELLS = 10  # the backbone is the same in both kinds of prompts
+STAGES = 14  # two models share a pretraining
+HALF, HALF_STAGES = CELLS // 2, STAGES // 2  # of one seed
 
 
 def study(project, *options):
@@ -75,7 +78,10 @@ def stages(project):
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
     return make_project(
-        tmp_path_factory.mktemp("project"), ratings=600, studies={"grids": {NAME: STUDY}}
+        tmp_path_factory.mktemp("project"),
+        ratings=600,
+        tracked=False,
+        studies={"grids": {NAME: STUDY}},
     )
 
 
@@ -91,6 +97,17 @@ def finished(fresh):
 @pytest.fixture
 def project(fresh, tmp_path):
     return shutil.copytree(fresh, tmp_path / "project")
+
+
+@pytest.fixture
+def small(project):
+    """The project with one seed of the study: HALF cells, which have HALF_STAGES stages."""
+    path = project / "conf/local/parameters.yml"
+    parameters = yaml.safe_load(path.read_text())
+    parameters["studies"]["grids"][NAME]["seeds"] = [0]
+    path.write_text(yaml.safe_dump(parameters, sort_keys=False))
+    add_database(project)
+    return project
 
 
 def test_every_cell_is_one_finished_run_named_after_it(finished):
@@ -212,39 +229,39 @@ def test_a_failed_cell_is_noted_and_passed_over(tmp_path):
     assert summary(project)["cells"] == {"all": 2, "finished": 1, "failed": 1}
 
 
-def test_after_a_kill_the_next_call_finishes_and_repeats_nothing(project):
+def test_after_a_kill_the_next_call_finishes_and_repeats_nothing(small):
     process = subprocess.Popen(
-        [sys.executable, "-m", "kedro", "study", NAME], cwd=project, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "kedro", "study", NAME], cwd=small, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while len(stages(project)) < 3:
+    while len(stages(small)) < 3:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = stages(project)
-    assert len(before) < 14
-    done = study(project, NAME)
+    before = stages(small)
+    assert len(before) < HALF_STAGES
+    done = study(small, NAME)
     assert done.exit_code == 0, done.output
-    after = stages(project)
+    after = stages(small)
     assert {path: after[path] for path in before} == before
-    found = summary(project)
-    assert found["cells"]["finished"] == CELLS
+    found = summary(small)
+    assert found["cells"]["finished"] == HALF
     digests = [cell["digest"] for row in found["rows"] for cell in row["cells"]]
-    assert len(digests) == len(set(digests)) == CELLS
-    statuses = [run.info.status for run in runs(project)]
+    assert len(digests) == len(set(digests)) == HALF
+    statuses = [run.info.status for run in runs(small)]
     assert "RUNNING" not in statuses
-    assert statuses.count("FINISHED") >= CELLS
+    assert statuses.count("FINISHED") >= HALF
 
 
 @pytest.mark.parametrize(
     ("processes", "number"), [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM)]
 )
-def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(project, processes, number):
+def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(small, processes, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "kedro", "study", NAME, f"--processes={processes}"],
-        cwd=project,
+        cwd=small,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -253,7 +270,7 @@ def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(project, processes,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
-    while len(stages(project)) < 3:
+    while len(stages(small)) < 3:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -268,26 +285,26 @@ def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(project, processes,
     assert "leaked" not in errors, errors[-3000:]
     psutil.wait_procs(started, timeout=10)
     assert not [child for child in started if child.is_running()]
-    before = stages(project)
-    assert len(before) < 14
-    done = study(project, NAME)
+    before = stages(small)
+    assert len(before) < HALF_STAGES
+    done = study(small, NAME)
     assert done.exit_code == 0, done.output
-    after = stages(project)
+    after = stages(small)
     assert {path: after[path] for path in before} == before
-    assert summary(project)["cells"]["finished"] == CELLS
-    assert "RUNNING" not in [run.info.status for run in runs(project)]
+    assert summary(small)["cells"]["finished"] == HALF
+    assert "RUNNING" not in [run.info.status for run in runs(small)]
 
 
-def test_a_killed_process_fails_what_runs_and_the_rest_goes_on(project):
+def test_a_killed_process_fails_what_runs_and_the_rest_goes_on(small):
     process = subprocess.Popen(
         [sys.executable, "-m", "kedro", "study", NAME, "--processes=2"],
-        cwd=project,
+        cwd=small,
         stderr=subprocess.STDOUT,
         stdout=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 120
-    while len(stages(project)) < 2:
+    while len(stages(small)) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -300,14 +317,14 @@ def test_a_killed_process_fails_what_runs_and_the_rest_goes_on(project):
     workers[0].kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    failed = len(list((project / "data/07_model_output/studies").glob("failures/*.json")))
+    failed = len(list((small / "data/07_model_output/studies").glob("failures/*.json")))
     assert 1 <= failed <= 2, output
     assert "its process ended early: out of memory, or killed" in " ".join(output.split())
-    assert len(records(project).all()) == CELLS - failed  # each cell is finished or failed
-    done = study(project, NAME)
+    assert len(records(small).all()) == HALF - failed  # each cell is finished or failed
+    done = study(small, NAME)
     assert done.exit_code == 0, done.output
     assert f"{failed} trained now" in done.output
-    assert len(records(project).all()) == CELLS
+    assert len(records(small).all()) == HALF
 
 
 def test_several_processes_reach_the_same_numbers(finished, project):
@@ -319,7 +336,7 @@ def test_several_processes_reach_the_same_numbers(finished, project):
     found = {record.digest: record.metrics for record in records(project).all()}
     assert found == expected
     assert len([r for r in runs(project) if r.info.status == "FINISHED"]) == CELLS
-    assert len(stages(project)) == 14
+    assert len(stages(project)) == STAGES
 
     # While they work each has a bar with its name under one for all; then the log alone is left.
     bars = [

@@ -62,6 +62,7 @@ def fresh(tmp_path_factory) -> Path:
     project = make_project(
         tmp_path_factory.mktemp("project"),
         ratings=600,
+        tracked=False,
         studies={"grids": {"tiny": STUDY}},
         serving={"log_model": False},
     )
