@@ -439,22 +439,17 @@ def test_every_pipeline_contains_what_it_needs():
     }  # fmt: skip
 
 
-def test_listing_imports_neither_torch_nor_transformers_nor_mlflow():
-    code = (
-        "import sys, clickprompt.cli, clickprompt.pipeline_registry as r; r.register_pipelines();"
-        "heavy = ('torch', 'transformers', 'mlflow', 'sklearn', 'scipy', 'plotly', 'optuna');"
-        "print([m for m in heavy if m in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+LISTING = "clickprompt.cli, clickprompt.pipeline_registry as r; r.register_pipelines()"
+HEAVY = ("torch", "transformers", "sklearn", "scipy.stats", "plotly", "optuna")
 
 
-def test_starting_a_command_imports_neither_torch_nor_transformers_nor_the_statistics():
-    code = (
-        "import sys, clickprompt.settings;"
-        "heavy = ('torch', 'transformers', 'sklearn', 'scipy.stats', 'plotly', 'optuna');"
-        "print([m for m in heavy if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("imported", "heavy"),
+    [(LISTING, (*HEAVY, "mlflow", "scipy")), ("clickprompt.settings", HEAVY)],
+    ids=["listing", "a command"],
+)
+def test_what_takes_seconds_is_imported_when_it_is_used(imported, heavy):
+    code = f"import sys, {imported}; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
