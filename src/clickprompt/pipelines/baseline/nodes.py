@@ -54,9 +54,9 @@ def train_baseline(
 def plot_baseline_curves(trained: TrainedModel, model: ModelParameters) -> Any:
     """Draw loss, valid AUC and valid LogLoss by epoch, under the model's name."""
     from clickprompt.evaluation.tables import MODEL_NAMES
-    from clickprompt.pipelines.curves import plot_click_curves
+    from clickprompt.pipelines.curves import click_curves
 
-    return plot_click_curves(trained, MODEL_NAMES[model.name])
+    return click_curves(trained, MODEL_NAMES[model.name])
 
 
 def evaluate_baseline(
