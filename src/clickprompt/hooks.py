@@ -274,10 +274,10 @@ class TrackingHook(MlflowHook):
     def _close_abandoned_runs(self, experiment: str) -> None:
         """Mark runs of this machine as killed whose process is gone (``kill -9``, power loss).
 
-        Looked for by the first run of this process in the experiment.
+        Of the parts of a study, the first one of this process looks for all of them.
         """
         place = (mlflow.get_tracking_uri(), experiment)
-        if place in self._looked_through:
+        if running_part() is not None and place in self._looked_through:
             return
         self._looked_through.add(place)
         for run in self._client.search_runs([experiment], "attributes.status = 'RUNNING'"):

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +164,8 @@ def in_project(uri: str | None, project: Path) -> str | None:
     return f"{prefix}{project / uri.removeprefix(prefix)}"
 
 
-@cache
-def git_state(project: Path) -> Mapping[str, str]:
-    """Commit and whether files differ from it; empty outside a repository or without git.
-
-    As it was when this process first asked: that is the code which it runs.
-    """
+def git_state(project: Path) -> dict[str, str]:
+    """Commit and whether files differ from it; empty outside a repository or without git."""
     try:
         commit, changes = (
             subprocess.run(
