@@ -346,7 +346,7 @@ def _study(
         return
     from clickprompt.tracking import project_tracker
 
-    outcome = run_study(replace(request, tracker=project_tracker(project, env)))
+    outcome = run_study(replace(request, tracker=project_tracker(project, env)), study)
     click.echo(f"{plan.count_line(outcome.planned)}; {outcome.trained} trained now")
     if outcome.page is not None:
         click.echo(f"Report: {outcome.page.relative_to(project)}")

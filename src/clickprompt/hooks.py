@@ -145,6 +145,10 @@ class TrackingHook(MlflowHook):
     pipeline, the first one alone is tracked.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked_through: set[tuple[str, str]] = set()  # databases and experiments
+
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Set MLflow up from ``mlflow.yml``."""
@@ -191,17 +195,19 @@ class TrackingHook(MlflowHook):
         super().before_pipeline_run(run_params, pipeline, catalog)
         if not self._is_mlflow_enabled:
             return
-        mlflow.set_tags(
-            {
-                "environment": run_params.get("env") or "base",
-                "ctr": parameters.ctr.name,
-                PROCESS_TAG: process_name(os.getpid()),
-                **git_state(self._project),
-                **(part.tags if part is not None else {}),
-                **_state_tags("running"),
-            }
-        )
-        self._log_parameters(pipeline, catalog)
+        given = [name for name in pipeline.inputs() if name.startswith("params:")]
+        values = {name.removeprefix("params:"): catalog.load(name) for name in given}
+        tags = {
+            "environment": run_params.get("env") or "base",
+            "ctr": parameters.ctr.name,
+            PROCESS_TAG: process_name(os.getpid()),
+            **git_state(self._project),
+            **(part.tags if part is not None else {}),
+            **_state_tags("running"),
+        }
+        if part is not None:
+            values |= part.parameters
+        log_parameters(self._client, self.run_id, values, tags)
 
     @hook_impl
     def before_node_run(
@@ -266,7 +272,14 @@ class TrackingHook(MlflowHook):
             self._client.set_tag(self.run_id, key, value)
 
     def _close_abandoned_runs(self, experiment: str) -> None:
-        """Mark runs of this machine as killed whose process is gone (``kill -9``, power loss)."""
+        """Mark runs of this machine as killed whose process is gone (``kill -9``, power loss).
+
+        Of the parts of a study, the first one of this process looks for all of them.
+        """
+        place = (mlflow.get_tracking_uri(), experiment)
+        if running_part() is not None and place in self._looked_through:
+            return
+        self._looked_through.add(place)
         for run in self._client.search_runs([experiment], "attributes.status = 'RUNNING'"):
             process = run.data.tags.get(PROCESS_TAG)
             if process is None or is_alive(process):
@@ -275,12 +288,6 @@ class TrackingHook(MlflowHook):
             self._client.set_tag(run.info.run_id, "ended", note)
             self._client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
-    def _log_parameters(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        given = [name for name in pipeline.inputs() if name.startswith("params:")]
-        values = {name.removeprefix("params:"): catalog.load(name) for name in given}
-        part = running_part()
-        log_parameters(self._client, self.run_id, values | dict(part.parameters if part else {}))
-
     def _track(self, name: str, data: Any) -> None:
         """Log one dataset as its catalog entry says."""
         kind = _kind(self._catalog, name)
@@ -288,10 +295,11 @@ class TrackingHook(MlflowHook):
             return
         self._tracked.add(name)
         if kind == "training":
-            self._log_metrics(training_metrics(data.stage, data.report))
+            metrics = list(training_metrics(data.stage, data.report))
             part = running_part()
             if part is not None and part.output == name:
-                self._log_metrics(shared_metrics(data.report["metrics"], training_seconds(data)))
+                metrics += shared_metrics(data.report["metrics"], training_seconds(data))
+            self._log_metrics(metrics)
         elif kind == "results":
             self._log_metrics(result_metrics(data))
             self._client.log_dict(self.run_id, data, f"reports/{name}.json")

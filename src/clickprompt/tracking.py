@@ -18,7 +18,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import psutil
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 from pydantic import BaseModel
 
@@ -39,18 +39,26 @@ def log_metrics(client: mlflow.MlflowClient, run_id: str, metrics: Metrics) -> N
         client.log_batch(run_id, metrics=entries[start : start + BATCH])
 
 
-def log_parameters(client: mlflow.MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
-    """Log parameters one by one, by dotted names; what MLflow refuses as too long is a tag."""
+def log_parameters(
+    client: mlflow.MlflowClient,
+    run_id: str,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Log parameters one by one, by dotted names, and tags, in few requests.
+
+    What MLflow refuses as too long for a parameter becomes a tag.
+    """
     flat: dict[str, str] = {}
     for name in sorted(parameters):
         flat |= dict(_flatten(name, parameters[name]))
     # The strategy "tag" of mlflow.yml: MLflow refuses longer values as parameters.
-    for name, value in flat.items():
-        if len(value) > MAX_PARAM_VAL_LENGTH:
-            client.set_tag(run_id, name, value)
-    params = [Param(n, v) for n, v in flat.items() if len(v) <= MAX_PARAM_VAL_LENGTH]
-    for start in range(0, len(params), BATCH):
-        client.log_batch(run_id, params=params[start : start + BATCH])
+    long = {name: value for name, value in flat.items() if len(value) > MAX_PARAM_VAL_LENGTH}
+    marks = [RunTag(name, value) for name, value in {**(tags or {}), **long}.items()]
+    params = [Param(name, value) for name, value in flat.items() if name not in long]
+    for start in range(0, max(len(params), 1), BATCH):
+        client.log_batch(run_id, params=params[start : start + BATCH], tags=marks)
+        marks = []
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:

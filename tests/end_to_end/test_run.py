@@ -156,7 +156,7 @@ def test_one_pipeline_makes_what_it_needs_and_leaves_the_rest(project):
     result = run(project, "--pipeline=backbone", "--params=ctr.name=dnn,seed=1")
     assert result.exit_code == 0, result.output
     assert "up to date: modality_conversion" in result.output
-    assert result.output.count("running: ") == 2  # training, and its bundle
+    assert result.output.count("running: ") == 3  # training, its curves, its bundle
     assert "deprecated" not in result.output
     _, (latest, *_) = runs(project)
     assert latest.info.run_name == "movielens_small dnn seed 1"

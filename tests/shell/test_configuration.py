@@ -26,6 +26,8 @@ from clickprompt.parameters import (
 from clickprompt.pipeline_registry import register_pipelines
 from clickprompt.readers import READERS
 from clickprompt.settings import CONFIG_LOADER_ARGS
+from clickprompt.studies.models import MODELS
+from clickprompt.studies.runner import _part_config
 from tests.end_to_end.project import ENVIRONMENTS, REPOSITORY
 
 CONF = REPOSITORY / "conf"
@@ -516,3 +518,28 @@ def test_mistakes_in_processes_and_machines_are_named(training, message):
 def test_a_batch_has_a_row_for_every_process():
     raw = loader("base", training={"processes": 128, "machines": 2, "rendezvous": "a:1"})
     assert check_parameters(raw["parameters"]).training.processes == 128
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_study_gives_each_session_all_that_its_pipeline_names(model):
+    """Cut down, since Kedro makes a dataset of every entry and parameter in every cell."""
+    configure_project("clickprompt")
+    pipeline = MODELS[model].pipeline
+    config = {kind: loader("base")[kind] for kind in ("catalog", "mlflow")}
+    config["catalog"]["{any}_pattern"] = {"type": "MemoryDataset"}
+    whole = check_parameters(loader("base", model={"name": "ctrl"})["parameters"])
+    found = _part_config(config, whole, pipeline)
+    names = {name for name in PIPELINES[pipeline].datasets() if not name.startswith("params:")}
+    assert found["catalog"].keys() == (names & config["catalog"].keys()) | {"{any}_pattern"}
+    assert all(found["catalog"][name] == config["catalog"][name] for name in found["catalog"])
+    assert found["mlflow"] == config["mlflow"]
+    whole = check_parameters(whole.model_dump())  # as sessions check what was checked before
+    again = check_parameters(found["parameters"])
+    for name in PIPELINES[pipeline].inputs():
+        given, expected = again, whole
+        for part in name.removeprefix("params:").split("."):
+            given, expected = getattr(given, part, None), getattr(expected, part, None)
+        assert given == expected, name
+    assert (again.model == whole.model) == (pipeline == "baseline")
+    assert not again.studies.grids
+    assert whole.studies.grids

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -256,3 +257,23 @@ def test_a_shared_stage_is_estimated_once(records):
 
 def test_facts_come_back_as_they_were(records):
     assert records.test_rows(DATA).facts == TrainFacts(0.5, 4, 4, 0.2, 0.2)
+
+
+def test_facts_that_are_written_anew_are_read_anew(tmp_path):
+    model_input = SimpleNamespace(
+        digest=DATA,
+        labels=np.array([1, 0, 1, 0, 1], np.int8),
+        user_train_rows=np.array([1, 2, 2, 1, 0]),
+        item_train_rows=np.array([2, 2, 1, 1, 2]),
+        row_numbers=np.arange(5),
+        rows=lambda split: np.arange(3) if split == "train" else np.array([4, 3]),
+    )
+    records = Records(tmp_path)
+    records.save_data("key", model_input, 0.1)
+    first = records.test_rows(DATA)
+    assert list(first.rows["row"]) == [3, 4]
+    assert records.test_rows(DATA) is first  # each comparison of a study asks for them
+    records.save_data("key", model_input, 0.9)
+    changed = records.test_rows(DATA).facts
+    assert changed != first.facts
+    assert changed == Records(tmp_path).test_rows(DATA).facts

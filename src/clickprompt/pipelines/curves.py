@@ -15,15 +15,20 @@ TITLES = {
 }
 
 
-def plot_click_curves(trained: TrainedModel, title: str | None = None) -> Any:
-    """Loss, valid AUC and valid LogLoss by epoch; without a title that of the stage."""
+def plot_click_curves(trained: TrainedModel) -> Any:
+    """Loss, valid AUC and valid LogLoss by epoch, under the stage's title."""
+    return click_curves(trained, TITLES[trained.stage])
+
+
+def click_curves(trained: TrainedModel, title: str) -> Any:
+    """The same under another title."""
     from clickprompt.evaluation.plots import plot_training_curves
 
     panels = {
         "LogLoss": ["train_loss", "valid_log_loss"],
         "AUC": ["valid_auc"],
     }
-    return plot_training_curves(trained.report["history"], panels, title or TITLES[trained.stage])
+    return plot_training_curves(trained.report["history"], panels, title)
 
 
 def plot_pretraining_curves(trained: TrainedModel) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,12 @@ class Cell:
             }
         )
 
-    @property
+    @cached_property
+    def parameters_digest(self) -> str:
+        """Names the parameters that decide its weights."""
+        return value_digest(self.parameters)
+
+    @cached_property
     def begins_with(self) -> str | None:
         """Names the stage that it starts from; cells with the same one share it."""
         names = MODELS[self.model].begins_with

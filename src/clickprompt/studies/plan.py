@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,11 +134,15 @@ class Estimates:
     """
 
     def __init__(self, records: Iterable[CellRecord]) -> None:
-        self._records = list(records)
+        self._alike: dict[tuple[Any, ...], list[CellRecord]] = defaultdict(list)
+        for record in records:
+            self.add(record)
 
     def add(self, record: CellRecord) -> None:
         """One more."""
-        self._records.append(record)
+        parameters = value_digest(record.parameters)
+        for likeness in _likenesses(record.model, parameters, record.parameters):
+            self._alike[likeness].append(record)
 
     def seconds(self, cells: Sequence[Cell], trained: Iterable[Cell] = ()) -> float | None:
         """Of all cells one after another, a shared stage once; None: nothing is known of one.
@@ -149,8 +154,9 @@ class Estimates:
         begun = {cell.begins_with for cell in trained}
         total = 0.0
         for cell in cells:
-            alike = self._alike(cell)
-            if not alike:
+            likenesses = _likenesses(cell.model, cell.parameters_digest, cell.parameters)
+            alike = next((self._alike[key] for key in likenesses if key in self._alike), None)
+            if alike is None:
                 return None
             total += statistics.fmean(record.stages[-1]["seconds"] for record in alike)
             begin = cell.begins_with
@@ -159,12 +165,14 @@ class Estimates:
                 total += statistics.fmean(r.seconds - r.stages[-1]["seconds"] for r in alike)
         return total
 
-    def _alike(self, cell: Cell) -> list[CellRecord]:
-        same = [record for record in self._records if record.model == cell.model]
-        exactly = [record for record in same if record.parameters == dict(cell.parameters)]
-        depth = cell.parameters.get("plm", {}).get("keep_layers")
-        as_deep = [r for r in same if r.parameters.get("plm", {}).get("keep_layers") == depth]
-        return exactly or as_deep or same
+
+def _likenesses(
+    model: str, digest: str, parameters: Mapping[str, Any]
+) -> Iterator[tuple[Any, ...]]:
+    """What trainings may have in common, from the same parameters to the same model alone."""
+    yield model, "parameters", digest
+    yield model, "layers", parameters.get("plm", {}).get("keep_layers")
+    yield (model,)
 
 
 def plan_table(name: str, planned: Sequence[PlannedCell], estimates: Estimates) -> Table:

@@ -112,6 +112,7 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._test_rows: dict[str, TestRows] = {}
 
     def find(self, digest: str) -> CellRecord | None:
         """The record of a trained cell; None where there is none."""
@@ -133,11 +134,14 @@ class Records:
         return np.load(self._cell(digest) / PROBABILITIES, allow_pickle=False).astype(np.float64)
 
     def test_rows(self, data_digest: str) -> TestRows:
-        """What the predictions of this data are compared on."""
-        folder = self._data(data_digest)
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        del facts["tail_share"]
-        return TestRows(pd.read_parquet(folder / ROWS), TrainFacts(**facts))
+        """What the predictions of this data are compared on; not to be changed."""
+        if data_digest not in self._test_rows:
+            folder = self._data(data_digest)
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            del facts["tail_share"]
+            rows = TestRows(pd.read_parquet(folder / ROWS), TrainFacts(**facts))
+            self._test_rows[data_digest] = rows
+        return self._test_rows[data_digest]
 
     def save(self, cell: Cell, digest: str, trained: TrainedModel, processes: int) -> CellRecord:
         """Write the record of a cell that was trained just now, or was found trained."""
@@ -204,6 +208,7 @@ class Records:
                 (aside / FACTS).write_text(text + "\n", encoding="utf-8")
 
             replace_folder(folder, write)
+            self._test_rows.pop(digest, None)
         if self.data_digest(key) != digest:
             _write_json(self.folder / "data" / f"{key[:DIGITS]}.json", {"digest": digest})
 

@@ -9,12 +9,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
-from kedro.framework.project import settings
+from kedro.framework.project import pipelines, settings
 from kedro.runner import AbstractRunner
 
 from clickprompt.nested import merged
@@ -23,6 +23,7 @@ from clickprompt.progress import clock
 from clickprompt.running import RunningPart, inside, quiet
 from clickprompt.studies.cells import Cell, StudyError, data_key
 from clickprompt.studies.jobs import SAME_IN_EVERY_CELL, Job, session_of, train_cells
+from clickprompt.studies.models import MODELS
 from clickprompt.studies.plan import (
     FAILED,
     FINISHED,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPORT_PIPELINE = "study_report"
+DATA_PIPELINE, REPORT_PIPELINE = "backbone", "study_report"
+# Parameters with hundreds of entries, which only some pipelines read.
+LARGE = ("model", "studies", "tuning")
 
 
 class Tracker(Protocol):
@@ -196,15 +199,18 @@ def open_study(request: ProjectStudy) -> OpenStudy:
     return OpenStudy(request.name, declared, raw, parameters, planned, records)
 
 
-def run_study(request: ProjectStudy) -> StudyOutcome:
+def run_study(request: ProjectStudy, study: OpenStudy) -> StudyOutcome:
     """Train what is left of a study, then write its report.
 
+    Args:
+        request: what the user asks for.
+        study: what :func:`open_study` gave for it.
+
     Raises:
-        ParameterError, StudyError: see :func:`open_study`.
+        StudyError: see :func:`open_study`.
         RunInterruptedError: the user stopped it; the next call goes on.
         ValueError: training shall have several processes itself.
     """
-    study = open_study(request)
     training = study.parameters.training
     if training.processes * training.machines > 1:
         raise ValueError(
@@ -212,14 +218,15 @@ def run_study(request: ProjectStudy) -> StudyOutcome:
             f"{training.processes} and {training.machines}: --processes trains several cells at "
             "once"
         )
+    config = _config(request)
     if study.declared.train:
-        _make_data(request, study)
-        study = open_study(request)
+        _make_data(request, study, config)
+        study = replace(study, planned=plan([e.cell for e in study.planned], study.records))
     if request.tracker is not None:
         request.tracker.start(request.name)
     jobs = []
     if study.declared.train:
-        jobs = _jobs(request, study)
+        jobs = _jobs(request, study, config)
     train_cells(jobs, study.records, len(study.planned) - len(jobs))
     planned = plan([entry.cell for entry in study.planned], study.records)
     if request.tracker is not None:
@@ -231,18 +238,17 @@ def run_study(request: ProjectStudy) -> StudyOutcome:
         _, whole = planned_study(study.raw, study.records, request.name)
         extra = [e for e in planned if e.cell.seed not in study.declared.seeds]
         save_plan(request.name, study.declared, [*whole, *extra], study.records)
-        page = _report(request, study.parameters)
+        page = _report(request, study, config)
     trained = [e for e in planned if e.record and e.digest in {job.digest for job in jobs}]
     return StudyOutcome(planned, len(different(trained)), page)
 
 
-def _jobs(request: ProjectStudy, study: OpenStudy) -> list[Job]:
+def _jobs(request: ProjectStudy, study: OpenStudy, config: Mapping[str, Any]) -> list[Job]:
     """What is left of a study."""
     parameters = study.parameters
     own = data_key(parameters)
     processes = request.processes or parameters.studies.processes
     shared = max(1, (os.cpu_count() or 1) // processes) if processes > 1 else None
-    config = _config(request)
     jobs = []
     for entry in different(study.planned):
         if entry.record is not None:
@@ -272,25 +278,43 @@ def _jobs(request: ProjectStudy, study: OpenStudy) -> list[Job]:
                 tracked=request.tracker is not None,
                 threads=threads,
                 processes=processes,
-                config=config | {"parameters": checked.model_dump()},
+                config=_part_config(config, checked, MODELS[cell.model].pipeline),
             )
         )
     return jobs
 
 
 def _config(request: ProjectStudy) -> dict[str, Any]:
-    """What of conf is the same in all cells, read once."""
+    """What of conf is the same in all sessions of a study, read once."""
     loader = settings.CONFIG_LOADER_CLASS(
         conf_source=str(request.project / settings.CONF_SOURCE),
         env=request.env,
         runtime_params=dict(request.params),
         **settings.CONFIG_LOADER_ARGS,
     )
-    found = {}
+    found: dict[str, Any] = {"credentials": {}}  # Kedro's own, where there is no such file
     for kind in ("catalog", "credentials", "mlflow"):
         with suppress(MissingConfigException):
             found[kind] = loader[kind]
     return found
+
+
+def _part_config(
+    config: Mapping[str, Any], parameters: ProjectParameters, pipeline: str
+) -> dict[str, Any]:
+    """What a session's loader gives. Kedro makes a dataset of each entry and each parameter, in
+    every session: the catalog holds those that this pipeline names and the patterns, and large
+    parameters are left out where it does not read them.
+
+    Args:
+        config: see `_config`.
+        parameters: of this session.
+        pipeline: registered name.
+    """
+    names = pipelines[pipeline].datasets()
+    entries = {n: entry for n, entry in config["catalog"].items() if n in names or "{" in n}
+    unread = {name for name in LARGE if f"params:{name}" not in names}
+    return {**config, "parameters": parameters.model_dump(exclude=unread), "catalog": entries}
 
 
 def _arrays(project: Path, parameters: ProjectParameters, key: str) -> Path:
@@ -298,25 +322,27 @@ def _arrays(project: Path, parameters: ProjectParameters, key: str) -> Path:
     return project / parameters.studies.folder / "arrays" / key[:16]
 
 
-def _make_data(request: ProjectStudy, study: OpenStudy) -> None:
+def _make_data(request: ProjectStudy, study: OpenStudy, config: Mapping[str, Any]) -> None:
     """Convert what the cells are trained on, once for each kind of data; up to date: at once."""
     own = data_key(study.parameters)
     tail_share = study.parameters.evaluation.tail_share
     first = {entry.cell.data: entry.cell for entry in reversed(study.planned)}
     for key, cell in first.items():
         arrays = None if key == own else _arrays(request.project, study.parameters, key)
+        changes = {} if key == own else cell.runtime_parameters
+        checked = check_parameters(merged(study.raw, changes))
         part = RunningPart(
             request.name,
             f"{request.name} data",
             own_results=False,
             model_input=arrays,
             tracked=False,
+            config=_part_config(config, checked, DATA_PIPELINE),
         )
-        changes = {} if key == own else cell.runtime_parameters
         with inside(part), quiet(SAME_IN_EVERY_CELL):
             with (session := session_of(request.project, request.env, request.params, changes)):
                 made = session.run(
-                    pipeline_names=["backbone"],
+                    pipeline_names=[DATA_PIPELINE],
                     to_outputs=["model_input"],
                     runner=request.make_runner(wanted=("model_input",)),
                 )
@@ -324,14 +350,20 @@ def _make_data(request: ProjectStudy, study: OpenStudy) -> None:
         study.records.save_data(key, model_input, tail_share)
 
 
-def _report(request: ProjectStudy, parameters: ProjectParameters) -> Path:
+def _report(request: ProjectStudy, study: OpenStudy, config: Mapping[str, Any]) -> Path:
     """Write the study's report."""
     if request.tracker is not None:
-        runs = request.tracker.runs(request.name)
-        Records(request.project / parameters.studies.folder).save_runs(request.name, runs)
-    part = RunningPart(request.name, "report", own_results=False, tracked=False)
+        study.records.save_runs(request.name, request.tracker.runs(request.name))
     changes = {"studies": {"report": request.name}}
+    checked = check_parameters(merged(study.raw, changes))
+    part = RunningPart(
+        request.name,
+        "report",
+        own_results=False,
+        tracked=False,
+        config=_part_config(config, checked, REPORT_PIPELINE),
+    )
     session = session_of(request.project, request.env, request.params, changes)
     with inside(part), quiet(SAME_IN_EVERY_CELL), session:
         session.run(pipeline_names=[REPORT_PIPELINE], runner=request.make_runner())
-    return request.project / parameters.studies.report_folder / request.name / "report.html"
+    return request.project / checked.studies.report_folder / request.name / "report.html"

@@ -12,7 +12,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def run_stage(
         "ctr": settings["ctr"].name if "ctr" in settings else None,
         "plm": language_model or (settings["plm"].source if "plm" in settings else None),
         "variant": variant,
-        "versions": _versions(),
+        "versions": dict(_versions()),
         "threads": torch.get_num_threads(),
         "processes": world_size(),
         "parameter_counts": _parameter_counts(model),
@@ -361,7 +362,8 @@ def _parameter_counts(model: nn.Module, *, trained: bool = False) -> dict[str, i
     return {part: count for part, count in counts.items() if count}
 
 
-def _versions() -> dict[str, str]:
+@cache  # a process has one; looking them up takes as long as a short training
+def _versions() -> Mapping[str, str]:
     packages = (
         "clickprompt",
         "torch",

@@ -1,7 +1,5 @@
 """Nodes of the backbone."""
 
-from typing import Any
-
 import pandas as pd
 
 from clickprompt.modality import ModelInput
@@ -15,12 +13,11 @@ def train_backbone(
     stage: ClickStageParameters,
     training: TrainingParameters,
     seed: int,
-) -> tuple[TrainedModel, pd.DataFrame, Any]:
-    """Train the CTR model from scratch: reference, predictions and curves."""
-    from clickprompt.pipelines.curves import plot_click_curves
+) -> tuple[TrainedModel, pd.DataFrame]:
+    """Train the CTR model from scratch: reference and predictions."""
     from clickprompt.training import stages
 
     trained = stages.train_backbone(
         model_input=model_input, ctr=ctr, stage=stage, training=training, seed=seed
     )
-    return trained, pd.read_parquet(trained.predictions_path), plot_click_curves(trained)
+    return trained, pd.read_parquet(trained.predictions_path)

@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from clickprompt.pipelines.backbone.nodes import train_backbone
+from clickprompt.pipelines.curves import plot_click_curves
 
 
 def create_pipeline() -> Pipeline:
@@ -18,9 +19,15 @@ def create_pipeline() -> Pipeline:
                     "params:training",
                     "params:seed",
                 ],
-                outputs=["backbone", "backbone_predictions", "backbone_curves"],
+                outputs=["backbone", "backbone_predictions"],
                 name="train_backbone",
-            )
+            ),
+            Node(
+                plot_click_curves,
+                inputs="backbone",
+                outputs="backbone_curves",
+                name="plot_backbone_curves",
+            ),
         ],
         namespace="backbone",
         prefix_datasets_with_namespace=False,

@@ -27,10 +27,8 @@ def train_baseline(
     finetune: ClickStageParameters,
     training: TrainingParameters,
     seed: int,
-) -> tuple[TrainedModel, pd.DataFrame, Any]:
-    """Train the model that ``model.name`` names: reference, predictions and curves."""
-    from clickprompt.evaluation.tables import MODEL_NAMES
-    from clickprompt.pipelines.curves import plot_click_curves
+) -> tuple[TrainedModel, pd.DataFrame]:
+    """Train the model that ``model.name`` names: reference and predictions."""
     from clickprompt.training import baselines, stages
 
     shared: dict[str, Any] = {"model_input": model_input, "training": training, "seed": seed}
@@ -50,8 +48,15 @@ def train_baseline(
             epochs = model.longer_backbone.epochs or pretrain.epochs + finetune.epochs
             longer = backbone.model_copy(update={"epochs": epochs})
             trained = stages.train_backbone(**shared, ctr=ctr, stage=longer)
-    curves = plot_click_curves(trained, MODEL_NAMES[model.name])
-    return trained, pd.read_parquet(trained.predictions_path), curves
+    return trained, pd.read_parquet(trained.predictions_path)
+
+
+def plot_baseline_curves(trained: TrainedModel, model: ModelParameters) -> Any:
+    """Draw loss, valid AUC and valid LogLoss by epoch, under the model's name."""
+    from clickprompt.evaluation.tables import MODEL_NAMES
+    from clickprompt.pipelines.curves import click_curves
+
+    return click_curves(trained, MODEL_NAMES[model.name])
 
 
 def evaluate_baseline(

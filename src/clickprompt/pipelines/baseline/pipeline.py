@@ -2,7 +2,11 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from clickprompt.pipelines.baseline.nodes import evaluate_baseline, train_baseline
+from clickprompt.pipelines.baseline.nodes import (
+    evaluate_baseline,
+    plot_baseline_curves,
+    train_baseline,
+)
 from clickprompt.pipelines.evaluation.nodes import show_results
 
 
@@ -23,8 +27,15 @@ def create_pipeline() -> Pipeline:
                     "params:training",
                     "params:seed",
                 ],
-                outputs=["baseline", "baseline_predictions", "baseline_curves"],
+                outputs=["baseline", "baseline_predictions"],
                 name="train_baseline",
+                tags="training",
+            ),
+            Node(
+                plot_baseline_curves,
+                inputs=["baseline", "params:model"],
+                outputs="baseline_curves",
+                name="plot_baseline_curves",
                 tags="training",
             ),
             Node(

@@ -30,9 +30,8 @@ def distil(
     distillation: DistillationParameters,
     training: TrainingParameters,
     seed: int,
-) -> tuple[TrainedModel, pd.DataFrame, Any]:
-    """Finetune without the PLM, taught by the model with it: reference, predictions and curves."""
-    from clickprompt.pipelines.curves import plot_click_curves
+) -> tuple[TrainedModel, pd.DataFrame]:
+    """Finetune without the PLM, taught by the model with it: reference and predictions."""
     from clickprompt.training import baselines
 
     trained = baselines.distil(
@@ -48,7 +47,7 @@ def distil(
         training=training,
         seed=seed,
     )
-    return trained, pd.read_parquet(trained.predictions_path), plot_click_curves(trained)
+    return trained, pd.read_parquet(trained.predictions_path)
 
 
 def evaluate_distilled(

@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from clickprompt.pipelines.curves import plot_click_curves
 from clickprompt.pipelines.distillation.nodes import distil, evaluate_distilled
 from clickprompt.pipelines.evaluation.nodes import show_results
 
@@ -25,12 +26,15 @@ def create_pipeline() -> Pipeline:
                     "params:training",
                     "params:seed",
                 ],
-                outputs=[
-                    "clickprompt_distilled",
-                    "clickprompt_distilled_predictions",
-                    "clickprompt_distilled_curves",
-                ],
+                outputs=["clickprompt_distilled", "clickprompt_distilled_predictions"],
                 name="distil",
+                tags="training",
+            ),
+            Node(
+                plot_click_curves,
+                inputs="clickprompt_distilled",
+                outputs="clickprompt_distilled_curves",
+                name="plot_distilled_curves",
                 tags="training",
             ),
             Node(

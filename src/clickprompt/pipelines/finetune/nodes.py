@@ -23,9 +23,8 @@ def finetune_without_plm(
     stage: ClickStageParameters,
     training: TrainingParameters,
     seed: int,
-) -> tuple[TrainedModel, pd.DataFrame, Any]:
-    """Finetune the pretrained CTR model alone: reference, predictions and curves."""
-    from clickprompt.pipelines.curves import plot_click_curves
+) -> tuple[TrainedModel, pd.DataFrame]:
+    """Finetune the pretrained CTR model alone: reference and predictions."""
     from clickprompt.training import stages
 
     trained = stages.finetune_without_plm(
@@ -36,7 +35,7 @@ def finetune_without_plm(
         training=training,
         seed=seed,
     )
-    return trained, pd.read_parquet(trained.predictions_path), plot_click_curves(trained)
+    return trained, pd.read_parquet(trained.predictions_path)
 
 
 def finetune_with_plm(
@@ -48,9 +47,8 @@ def finetune_with_plm(
     stage: FinetuneWithPLMParameters,
     training: TrainingParameters,
     seed: int,
-) -> tuple[TrainedModel, pd.DataFrame, Any]:
-    """Finetune the CTR model and the language model together: reference, predictions, curves."""
-    from clickprompt.pipelines.curves import plot_click_curves
+) -> tuple[TrainedModel, pd.DataFrame]:
+    """Finetune the CTR model and the language model together: reference and predictions."""
     from clickprompt.training import stages
 
     trained = stages.finetune_with_plm(
@@ -63,7 +61,7 @@ def finetune_with_plm(
         training=training,
         seed=seed,
     )
-    return trained, pd.read_parquet(trained.predictions_path), plot_click_curves(trained)
+    return trained, pd.read_parquet(trained.predictions_path)
 
 
 def plot_finetuning_diagnostics(with_plm: TrainedModel) -> tuple[Any, Any, Any]:

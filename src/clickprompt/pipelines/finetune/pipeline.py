@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from clickprompt.pipelines.curves import plot_click_curves
 from clickprompt.pipelines.finetune.nodes import (
     finetune_with_plm,
     finetune_without_plm,
@@ -23,12 +24,14 @@ def create_pipeline() -> Pipeline:
                     "params:training",
                     "params:seed",
                 ],
-                outputs=[
-                    "clickprompt_without_plm",
-                    "clickprompt_without_plm_predictions",
-                    "clickprompt_without_plm_curves",
-                ],
+                outputs=["clickprompt_without_plm", "clickprompt_without_plm_predictions"],
                 name="finetune_without_plm",
+            ),
+            Node(
+                plot_click_curves,
+                inputs="clickprompt_without_plm",
+                outputs="clickprompt_without_plm_curves",
+                name="plot_without_plm_curves",
             ),
             Node(
                 finetune_with_plm,
@@ -42,12 +45,14 @@ def create_pipeline() -> Pipeline:
                     "params:training",
                     "params:seed",
                 ],
-                outputs=[
-                    "clickprompt_with_plm",
-                    "clickprompt_with_plm_predictions",
-                    "clickprompt_with_plm_curves",
-                ],
+                outputs=["clickprompt_with_plm", "clickprompt_with_plm_predictions"],
                 name="finetune_with_plm",
+            ),
+            Node(
+                plot_click_curves,
+                inputs="clickprompt_with_plm",
+                outputs="clickprompt_with_plm_curves",
+                name="plot_with_plm_curves",
             ),
             Node(
                 plot_finetuning_diagnostics,

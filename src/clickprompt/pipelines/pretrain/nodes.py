@@ -21,12 +21,11 @@ def pretrain(
     stage: PretrainParameters,
     training: TrainingParameters,
     seed: int,
-) -> tuple[TrainedModel, Any]:
-    """Train CTR model, prompt generator and language model together: reference and curves."""
-    from clickprompt.pipelines.curves import plot_pretraining_curves
+) -> TrainedModel:
+    """Train CTR model, prompt generator and language model together: reference."""
     from clickprompt.training import stages
 
-    trained = stages.pretrain(
+    return stages.pretrain(
         model_input=model_input,
         ctr=ctr,
         plm=plm,
@@ -35,7 +34,6 @@ def pretrain(
         training=training,
         seed=seed,
     )
-    return trained, plot_pretraining_curves(trained)
 
 
 def plot_pretraining_diagnostics(pretrained: TrainedModel) -> tuple[Any, Any, Any]:

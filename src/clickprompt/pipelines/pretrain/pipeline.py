@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from clickprompt.pipelines.curves import plot_pretraining_curves
 from clickprompt.pipelines.pretrain.nodes import plot_pretraining_diagnostics, pretrain
 
 
@@ -20,8 +21,14 @@ def create_pipeline() -> Pipeline:
                     "params:training",
                     "params:seed",
                 ],
-                outputs=["pretrained", "pretraining_curves"],
+                outputs="pretrained",
                 name="pretrain_with_prompts",
+            ),
+            Node(
+                plot_pretraining_curves,
+                inputs="pretrained",
+                outputs="pretraining_curves",
+                name="plot_pretraining_curves",
             ),
             Node(
                 plot_pretraining_diagnostics,
