@@ -313,7 +313,9 @@ class TrackingHook(MlflowHook):
         elif kind == "model":
             self._log_model(name)
         elif kind == "digest":
-            self._client.set_tag(self.run_id, "data_digest", self._catalog.load(name).digest)
+            # What has just been saved is the arrays that were written, without a digest yet.
+            made = self._catalog.load(name) if isinstance(data, tuple) else data
+            self._client.set_tag(self.run_id, "data_digest", made.digest)
         else:
             raise ValueError(
                 f"{name}: metadata.tracking must be training, results, report, figure, scoring, "

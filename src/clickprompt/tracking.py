@@ -237,8 +237,12 @@ class StudyTracker:
             given["artifact_location"] = (self._project / folder).resolve().as_uri()
         self._client.create_experiment(study, **given)
 
-    def log_found(self, study: str, cells: Sequence[tuple[Cell, CellRecord]]) -> None:
-        """Make runs of cells that were trained for another study, or elsewhere."""
+    def log_found(self, study: str, cells: Sequence[tuple[Cell, CellRecord]]) -> dict[str, str]:
+        """Make runs of cells that were trained for another study, or elsewhere.
+
+        Returns:
+            Digest of a cell -> address of its run, as ``make ui`` shows it; of all cells.
+        """
         experiment = self._experiment(study)
         tracked = self._finished(study)
         for cell, record in cells:
@@ -256,12 +260,9 @@ class StudyTracker:
             ]
             log_metrics(self._client, run.info.run_id, metrics)
             self._client.set_terminated(run.info.run_id)
-
-    def runs(self, study: str) -> dict[str, str]:
-        """Digest of a cell -> address of its run, as ``make ui`` shows it."""
-        experiment = self._experiment(study)
+            tracked[record.digest] = run.info.run_id
         pages = f"{self._pages}/#/experiments/{experiment}/runs"
-        return {digest: f"{pages}/{run}" for digest, run in self._finished(study).items()}
+        return {digest: f"{pages}/{run}" for digest, run in tracked.items()}
 
     def _experiment(self, study: str) -> str:
         found = self._client.get_experiment_by_name(study)

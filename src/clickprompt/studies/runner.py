@@ -52,11 +52,12 @@ class Tracker(Protocol):
     def start(self, study: str) -> None:
         """Make the study's experiment, before several processes want it."""
 
-    def log_found(self, study: str, cells: Sequence[tuple[Cell, CellRecord]]) -> None:
-        """Make runs of cells that were trained for another study, or elsewhere."""
+    def log_found(self, study: str, cells: Sequence[tuple[Cell, CellRecord]]) -> dict[str, str]:
+        """Make runs of cells that were trained for another study, or elsewhere.
 
-    def runs(self, study: str) -> Mapping[str, str]:
-        """Digest of a cell -> address of its run, for the report."""
+        Returns:
+            Digest of a cell -> address of its run, of all cells, for the report.
+        """
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ def run_study(request: ProjectStudy, study: OpenStudy) -> StudyOutcome:
     planned = plan([entry.cell for entry in study.planned], study.records)
     if request.tracker is not None:
         found = [(e.cell, e.record) for e in different(planned) if e.record is not None]
-        request.tracker.log_found(request.name, found)
+        runs = request.tracker.log_found(request.name, found)
+        study.records.save_runs(request.name, runs)
     page = None
     if any(entry.record for entry in planned):
         # The report is on the whole study, whatever part of it was wanted now.
@@ -352,8 +354,6 @@ def _make_data(request: ProjectStudy, study: OpenStudy, config: Mapping[str, Any
 
 def _report(request: ProjectStudy, study: OpenStudy, config: Mapping[str, Any]) -> Path:
     """Write the study's report."""
-    if request.tracker is not None:
-        study.records.save_runs(request.name, request.tracker.runs(request.name))
     changes = {"studies": {"report": request.name}}
     checked = check_parameters(merged(study.raw, changes))
     part = RunningPart(
