@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.report_plm import Gain, gains
 from clickprompt.studies.page import findings, origin_line
-from clickprompt.studies.summary import BETTER, UNKNOWN, WORSE
+from clickprompt.studies.summary import ANY, BETTER, UNKNOWN, WORSE
 from clickprompt.studies.tables import p_text, row_name, study_tables
 
 Labels = Mapping[str, str]
@@ -232,18 +232,40 @@ def _why(
 
 
 def _by_size(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the size of the PLM makes of the difference between with and without PLM.
+    """What the size of the PLM makes of the differences."""
+    comparisons = results.get("compatibility", {}).get("comparisons", [])
+    told = [
+        f"AUC {name}: {'; '.join(listed)}."
+        for name, own, other in (
+            ("with PLM against without", WITH, WITHOUT),
+            ("without PLM against the backbone", WITHOUT, {"model": "backbone"}),
+        )
+        if (listed := _sizes(comparisons, own, other))
+    ]
+    if not told:
+        return "Which of these it is, is not known."
+    return (
+        f"By the size of the PLM, {' '.join(told)} Which of the rows and the epochs matters is not "
+        "known."
+    )
 
-    Sizes of one CTR model are compared on the seeds that all of them have.
+
+def _sizes(
+    comparisons: Sequence[Mapping[str, Any]], own: Mapping[str, str], against: Mapping[str, str]
+) -> list[str]:
+    """Of each CTR model: mean difference in AUC by size, on the seeds that all of its sizes have.
+
+    Args:
+        comparisons: of the study compatibility.
+        own: labels of what is compared, beside the CTR model and the PLM.
+        against: of what it is compared with.
     """
     found: dict[str, dict[str, dict[int, float]]] = {}
-    for entry in results.get("compatibility", {}).get("comparisons", []):
+    for entry in comparisons:
         labels, other = entry["labels"], entry["with"]
-        if (
-            entry["metric"] == "auc"
-            and WITH.items() <= labels.items()
-            and other == dict(labels) | WITHOUT
-        ):
+        # The counterpart has the same size, or reads no text.
+        counterparts = [labels | against, labels | against | {"plm": ANY}]
+        if entry["metric"] == "auc" and own.items() <= labels.items() and other in counterparts:
             layers = labels["plm"].removeprefix("minilm_")
             by_seed = dict(zip(entry["seeds"], entry["differences"], strict=True))
             found.setdefault(labels["ctr"], {})[layers] = by_seed
@@ -257,12 +279,7 @@ def _by_size(results: Mapping[str, Mapping[str, Any]]) -> str:
             )
             count = f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}"
             listed.append(f"{ctr} {', '.join(means)} ({count})")
-    if not listed:
-        return "Which of these it is, is not known."
-    return (
-        f"By the size of the PLM, AUC with PLM against without: {'; '.join(listed)}. Which of the "
-        "rows and the epochs matters is not known."
-    )
+    return listed
 
 
 def _by_length(per_minute: Mapping[str, Any]) -> str:

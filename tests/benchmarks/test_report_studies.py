@@ -81,7 +81,18 @@ def test_sizes_of_the_plm_are_compared_on_the_same_seeds():
             ("minilm_4", "minilm_4", "clickprompt_without_plm", "auc", [0.002]),
         ]
     ]
+    alone = {"metric": "auc", "with": {"ctr": "DNN", "plm": "–", "model": "backbone"}}
+    entries += [
+        alone
+        | {
+            "labels": {"ctr": "DNN", "plm": plm, "model": "clickprompt_without_plm"},
+            "seeds": [0],
+            "differences": [difference],
+        }
+        for plm, difference in (("minilm_2", 0.003), ("minilm_6", 0.004))
+    ]
     said = _by_size({"compatibility": {"comparisons": entries}})
+    assert "the backbone: DNN +0.0030 with 2 layers, +0.0040 with 6 layers (1 seed)." in said
     assert "DNN -0.0010 with 2 layers, +0.0020 with 4 layers (1 seed)." in said
     assert "0.5" not in said
     assert "is not known" in _by_size({"compatibility": {"comparisons": entries[:3]}})
