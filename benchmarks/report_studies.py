@@ -95,7 +95,8 @@ def studies_section(
         "tables of the baselines.",
         "### What the paper lets one expect",
         "The paper's findings on its data (AUC), and each comparison here that bears on it. p is "
-        "that of the study's own table, after Holm's correction.",
+        "that of the study's own table, after Holm's correction. The comparisons over all values "
+        "of an axis were added when those of each value were known.",
         "\n".join(_expectations(results)),
     ]
     if popularity is not None:
@@ -126,12 +127,12 @@ def expectation_counts(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _expectations(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A Markdown table: claim, comparison, seeds, difference, p and whether it is shown."""
-    yield "| expected | study | here | seeds | AUC | p | |"
+    """A Markdown table: claim, comparison, pairs, difference, p and whether it is shown."""
+    yield "| expected | study | here | pairs | AUC | p | |"
     yield "| --- | --- | --- | ---: | ---: | ---: | --- |"
     for one in _compared(results):
         yield (
-            f"| {one.claim} | {one.study} | {one.here} | {one.seeds} | {one.difference:+.4f} "
+            f"| {one.claim} | {one.study} | {one.here} | {one.pairs} | {one.difference:+.4f} "
             f"| {p_text(one.p_value)} | {one.found} |"
         )
 
@@ -144,7 +145,7 @@ class _Compared:
         claim: in words.
         study: whose comparison it is.
         here: what is compared.
-        seeds: how many.
+        pairs: of trainings; one a seed, of each value of an axis that it is taken over.
         difference: in AUC.
         p_value: corrected.
         found: in a word.
@@ -154,7 +155,7 @@ class _Compared:
     claim: str
     study: str
     here: str
-    seeds: int
+    pairs: int
     difference: float
     p_value: float | None
     found: str
@@ -163,19 +164,24 @@ class _Compared:
 
 def _compared(results: Mapping[str, Mapping[str, Any]]) -> Iterator[_Compared]:
     for expected in EXPECTED:
-        for entry in results.get(expected.study, {}).get("comparisons", []):
+        result = results.get(expected.study, {})
+        for entry in (*result.get("comparisons", ()), *result.get("pooled", ())):
             if entry["metric"] != "auc" or not (
                 expected.labels.items() <= entry["labels"].items()
                 and expected.against.items() <= entry["with"].items()
             ):
                 continue
+            here = f"{row_name(entry['labels'])} against {row_name(entry['with'])}"
+            if "over" in entry:
+                here += f", over all {' and '.join(entry['over'])}"
+            on_rows = entry.get("basis") == "rows"
             yield _Compared(
                 claim=expected.claim,
                 study=expected.study,
-                here=f"{row_name(entry['labels'])} against {row_name(entry['with'])}",
-                seeds=len(entry["seeds"]),
+                here=here,
+                pairs=entry["pairs"] if "over" in entry else len(entry["seeds"]),
                 difference=entry["difference"],
-                p_value=entry["p_value_holm" if entry["basis"] == "seeds" else "row_p_value_holm"],
+                p_value=entry["row_p_value_holm" if on_rows else "p_value_holm"],
                 found={BETTER: OPPOSITE, WORSE: OPPOSITE, expected.verdict: SHOWN}.get(
                     entry["verdict"], UNKNOWN
                 ),
@@ -189,7 +195,7 @@ def _compared(results: Mapping[str, Mapping[str, Any]]) -> Iterator[_Compared]:
                     claim=TAIL_CLAIM,
                     study=study,
                     here=f"{row_name(entry['labels'])} against {row_name(entry['with'])}",
-                    seeds=entry["seeds"],
+                    pairs=entry["seeds"],
                     difference=entry["difference"],
                     p_value=entry["p_value_holm"],
                     found={"larger": SHOWN, "smaller": OPPOSITE}.get(entry["verdict"], UNKNOWN),
@@ -217,7 +223,7 @@ def _why(
             entry = one.entry
             above = sum(difference > 0 for difference in entry["differences"])
             lines.append(
-                f"- **{one.here}:** above in {above} of {one.seeds} seeds, p "
+                f"- **{one.here}:** above in {above} of {one.pairs} seeds, p "
                 f"{p_text(entry['p_value'])} before the correction for all comparisons of the "
                 "table. The backbone is the best of 15 settings, ClickPrompt the best of six; with "
                 "six for each, on other machines, see the table of the baselines."

@@ -17,7 +17,7 @@ from clickprompt.studies.cells import Cell, StudyError
 from clickprompt.studies.page import findings, study_pages
 from clickprompt.studies.plan import Estimates, different, left_line, plan, save_plan, saved_plan
 from clickprompt.studies.records import CellRecord, Records
-from clickprompt.studies.summary import summarise_study
+from clickprompt.studies.summary import _pooled, summarise_study
 from clickprompt.studies.tables import study_tables
 
 ROWS = 1200
@@ -277,3 +277,35 @@ def test_facts_that_are_written_anew_are_read_anew(tmp_path):
     changed = records.test_rows(DATA).facts
     assert changed != first.facts
     assert changed == Records(tmp_path).test_rows(DATA).facts
+
+
+def test_differences_are_pooled_over_independent_trainings_alone():
+    def compared(ctr, model, part, differences, against="all"):
+        sides = [{"ctr": ctr, "part": one, "model": model} for one in (part, against)]
+        return {"labels": sides[0], "with": sides[1], "metric": "auc", "differences": differences}
+
+    gaps = {"DNN": [-0.004, -0.002], "DCNv2": [-0.003, -0.005, -0.001]}
+    comparisons = [compared(ctr, "with", "none", found) for ctr, found in gaps.items()]
+    # From the same pretraining as those above: no pairs of their own.
+    comparisons += [compared("DNN", "without", "none", [-0.1, -0.1])]
+    comparisons += [compared("FM", "with", "half", [0.001, 0.002])]  # alone
+    (found,) = _pooled(comparisons)
+    both = gaps["DNN"] + gaps["DCNv2"]
+    expected = stats.ttest_1samp(both, 0.0)
+    assert found["labels"] == {"part": "none"}
+    assert found["with"] == {"part": "all"}
+    assert found["over"] == ["ctr"]
+    assert (found["groups"], found["pairs"]) == (2, 5)
+    assert found["difference"] == pytest.approx(-0.003)
+    assert found["p_value"] == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
+    assert found["p_value_holm"] == found["p_value"] < 0.05
+    assert found["verdict"] == "worse"
+    # Two comparisons are corrected for each other.
+    more = [compared(ctr, "with", "half", found) for ctr, found in gaps.items()]
+    first, second = _pooled([*comparisons, *more])
+    assert second["pairs"] == 7
+    assert second["p_value"] > 2 * first["p_value"]
+    assert first["p_value_holm"] == pytest.approx(2 * expected.pvalue)
+    assert second["p_value_holm"] == second["p_value"]

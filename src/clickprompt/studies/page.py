@@ -75,6 +75,14 @@ def findings(summary: Summary) -> list[str]:
                 f"{row_name(entry['with'])}: AUC {entry['difference']:+.4f} "
                 f"({tests}, p {p_value:.2g} after Holm)."
             )
+    for entry in summary.get("pooled", ()):
+        if entry["metric"] == "auc" and entry["verdict"] in (BETTER, WORSE):
+            lines.append(
+                f"Over all {' and '.join(entry['over'])}, {row_name(entry['labels'])} is "
+                f"{entry['verdict']} than {row_name(entry['with'])}: AUC "
+                f"{entry['difference']:+.4f} ({entry['pairs']} pairs of trainings, p "
+                f"{entry['p_value_holm']:.2g} after Holm)."
+            )
     undecided = sum(entry["verdict"] not in (BETTER, WORSE) for entry in compared)
     if undecided:
         lines.append(

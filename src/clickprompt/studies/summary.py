@@ -85,6 +85,8 @@ def summarise_study(
         - ``comparisons``: two rows and a metric: mean difference with its 95 % interval over seeds,
           p-values of the paired t-test and, on rows, of DeLong's test (AUC) or the bootstrap
           (LogLoss), both with Holm's correction, and the ``verdict``.
+        - ``pooled``: the same comparison taken over the other axes, as that of an ablation over
+          the CTR models.
         - ``long_tail``: metrics by row and quadrant, and the mean gain over the counterpart.
         - ``tail_contrasts``: is the gain larger in the tail than outside?
     """
@@ -96,6 +98,7 @@ def summarise_study(
     for place in study.compare_with:
         pairs += [p for p in _pairs(rows, place) if p not in pairs and p[::-1] not in pairs]
     entries = [entry for row in rows for entry in row.cells.values()]
+    comparisons = _comparisons(rows, pairs, records)
     return {
         "study": name,
         "question": study.question,
@@ -118,7 +121,8 @@ def summarise_study(
             if entry.failure is not None
         ],
         "rows": [_row(number, rows, main, runs) for number in range(len(rows))],
-        "comparisons": _comparisons(rows, pairs, records),
+        "comparisons": comparisons,
+        "pooled": _pooled(comparisons),
         "long_tail": _long_tail(rows, main, records),
         "tail_contrasts": _tail_contrasts(rows, main, records),
     }
@@ -245,6 +249,59 @@ def _comparisons(
         for entry in own:
             entry["verdict"], entry["basis"] = _verdict(entry)
     return found
+
+
+def _pooled(comparisons: Sequence[Entry]) -> list[Entry]:
+    """Comparisons that differ in the same axes, put together over the values of the others.
+
+    Each pair of trainings counts once; the t-test takes them as independent, with one mean. Where
+    the means of the groups differ, that enlarges the deviation: the test is then careful. What is
+    trained (axis ``model``) is never pooled over, since such cells share their pretraining.
+    """
+    found: dict[str, list[Entry]] = {}
+    for entry in comparisons:
+        differing = _differing(entry)
+        shared = [axis for axis in entry["labels"] if axis not in differing and axis != "model"]
+        same = {axis: entry["labels"][axis] for axis in ("model",) if axis in entry["labels"]}
+        key = value_digest(
+            [entry["metric"], shared, same]
+            + [{axis: entry[side][axis] for axis in differing} for side in ("labels", "with")]
+        )
+        found.setdefault(key, []).append(entry)
+    pooled: list[Entry] = []
+    for group in found.values():
+        if len(group) == 1:
+            continue
+        first = group[0]
+        differing = _differing(first)
+        differences = [gap for entry in group for gap in entry["differences"]]
+        test = seed_test(differences, [0.0] * len(differences))
+        low, high = _interval(differences)
+        pooled.append(
+            {
+                "labels": {axis: first["labels"][axis] for axis in differing},
+                "with": {axis: first["with"][axis] for axis in differing},
+                "over": [a for a in first["labels"] if a not in differing and a != "model"],
+                "metric": first["metric"],
+                "groups": len(group),
+                "pairs": len(differences),
+                "difference": test.difference,
+                "low": low,
+                "high": high,
+                "p_value": test.t_p_value,
+                "row_p_value_holm": None,
+            }
+        )
+    for metric in METRICS:
+        _correct([entry for entry in pooled if entry["metric"] == metric], "p_value")
+    for entry in pooled:
+        entry["verdict"], _ = _verdict(entry)
+    return pooled
+
+
+def _differing(entry: Entry) -> list[str]:
+    """Axes in which the two sides of a comparison differ."""
+    return [axis for axis, value in entry["labels"].items() if entry["with"][axis] != value]
 
 
 def _correct(entries: Sequence[Entry], name: str) -> None:

@@ -58,8 +58,10 @@ class StudyTable:
 
 
 def study_tables(summary: Summary) -> dict[str, StudyTable]:
-    """``results``, ``comparisons``, and ``long_tail`` and ``tail_contrasts`` where there are."""
+    """``results``, ``comparisons``, and ``pooled``, ``long_tail``, ``tail_contrasts`` if any."""
     tables = {"results": _results(summary), "comparisons": _comparisons(summary)}
+    if summary.get("pooled"):  # absent from summaries of earlier versions
+        tables["pooled"] = _pooled(summary)
     if summary["long_tail"]:
         tables["long_tail"] = _long_tail(summary)
     if summary["tail_contrasts"]:
@@ -154,6 +156,42 @@ def _comparisons(summary: Summary) -> StudyTable:
         ),
         tuple(rows),
         3,
+    )
+
+
+def _pooled(summary: Summary) -> StudyTable:
+    rows = [
+        (
+            row_name(entry["labels"]),
+            row_name(entry["with"]),
+            ", ".join(entry["over"]),
+            METRIC_NAMES[entry["metric"]],
+            str(entry["pairs"]),
+            f"{entry['difference']:+.4f}",
+            _interval(entry),
+            p_text(entry["p_value"]),
+            p_text(entry["p_value_holm"]),
+            entry["verdict"],
+        )
+        for entry in summary["pooled"]
+    ]
+    return StudyTable(
+        "The same differences over all values of another axis: paired t-test over its pairs of "
+        "trainings, Holm's correction over this table's comparisons of a metric",
+        (
+            "model",
+            "against",
+            "over all",
+            "metric",
+            "pairs",
+            "difference",
+            "95 % interval",
+            "p",
+            "p (Holm)",
+            "verdict",
+        ),
+        tuple(rows),
+        4,
     )
 
 
