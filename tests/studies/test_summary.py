@@ -286,10 +286,10 @@ def test_differences_are_pooled_over_independent_trainings_alone():
 
     gaps = {"DNN": [-0.004, -0.002], "DCNv2": [-0.003, -0.005, -0.001]}
     comparisons = [compared(ctr, "with", "none", found) for ctr, found in gaps.items()]
-    # From the same pretraining as those above: no pairs of their own.
+    # Another model, alone as the one after it.
     comparisons += [compared("DNN", "without", "none", [-0.1, -0.1])]
-    comparisons += [compared("FM", "with", "half", [0.001, 0.002])]  # alone
-    (found,) = _pooled(comparisons)
+    comparisons += [compared("FM", "with", "half", [0.001, 0.002])]
+    (found,) = _pooled(comparisons, [])
     both = gaps["DNN"] + gaps["DCNv2"]
     expected = stats.ttest_1samp(both, 0.0)
     assert found["labels"] == {"part": "none"}
@@ -304,8 +304,16 @@ def test_differences_are_pooled_over_independent_trainings_alone():
     assert found["verdict"] == "worse"
     # Two comparisons are corrected for each other.
     more = [compared(ctr, "with", "half", found) for ctr, found in gaps.items()]
-    first, second = _pooled([*comparisons, *more])
+    first, second = _pooled([*comparisons, *more], [])
     assert second["pairs"] == 7
     assert second["p_value"] > 2 * first["p_value"]
     assert first["p_value_holm"] == pytest.approx(2 * expected.pvalue)
     assert second["p_value_holm"] == second["p_value"]
+    # Of what starts from one pretraining there are no independent pairs.
+    rows = [
+        SimpleNamespace(labels={"ctr": ctr, "part": "all", "model": "with"}, stages={stage})
+        for ctr, stage in (("DNN", "a"), ("DCNv2", "b"))
+    ]
+    assert _pooled(comparisons, rows) == _pooled(comparisons, [])
+    rows[1].stages = {"a"}
+    assert _pooled(comparisons, rows) == []

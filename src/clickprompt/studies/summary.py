@@ -61,6 +61,11 @@ class _Row:
         """By seed."""
         return {seed: e.record for seed, e in sorted(self.cells.items()) if e.record is not None}
 
+    @property
+    def stages(self) -> set[str]:
+        """Those that its trainings start from."""
+        return {e.cell.begins_with for e in self.cells.values() if e.cell.begins_with is not None}
+
 
 def summarise_study(
     name: str, study: StudyParameters, planned: Sequence[PlannedCell], records: Records
@@ -122,7 +127,7 @@ def summarise_study(
         ],
         "rows": [_row(number, rows, main, runs) for number in range(len(rows))],
         "comparisons": comparisons,
-        "pooled": _pooled(comparisons),
+        "pooled": _pooled(comparisons, rows),
         "long_tail": _long_tail(rows, main, records),
         "tail_contrasts": _tail_contrasts(rows, main, records),
     }
@@ -251,38 +256,37 @@ def _comparisons(
     return found
 
 
-def _pooled(comparisons: Sequence[Entry]) -> list[Entry]:
-    """Comparisons that differ in the same axes, put together over the values of the others.
+def _pooled(comparisons: Sequence[Entry], rows: Sequence[_Row]) -> list[Entry]:
+    """Comparisons of one model that differ in the same axes, over the values of the others.
 
     Each pair of trainings counts once; the t-test takes them as independent, with one mean. Where
-    the means of the groups differ, that enlarges the deviation: the test is then careful. What is
-    trained (axis ``model``) is never pooled over, since such cells share their pretraining.
+    the means of the groups differ, that enlarges the deviation: the test is then careful. Pairs
+    that start from one pretraining are not independent: they are left as they are.
     """
-    found: dict[str, list[Entry]] = {}
+    found: dict[tuple[Any, ...], list[Entry]] = {}
     for entry in comparisons:
-        differing = _differing(entry)
-        shared = [axis for axis in entry["labels"] if axis not in differing and axis != "model"]
-        same = {axis: entry["labels"][axis] for axis in ("model",) if axis in entry["labels"]}
-        key = value_digest(
-            [entry["metric"], shared, same]
-            + [{axis: entry[side][axis] for axis in differing} for side in ("labels", "with")]
-        )
+        labels, other = entry["labels"], entry["with"]
+        differing = tuple((a, labels[a], other[a]) for a in labels if labels[a] != other[a])
+        key = (entry["metric"], labels.get("model"), differing)
         found.setdefault(key, []).append(entry)
     pooled: list[Entry] = []
-    for group in found.values():
-        if len(group) == 1:
+    for (metric, _, differing), group in found.items():
+        if len(group) == 1 or _share_a_stage(group, rows):
             continue
-        first = group[0]
-        differing = _differing(first)
         differences = [gap for entry in group for gap in entry["differences"]]
         test = seed_test(differences, [0.0] * len(differences))
         low, high = _interval(differences)
+        names = {axis for axis, _, _ in differing}
         pooled.append(
             {
-                "labels": {axis: first["labels"][axis] for axis in differing},
-                "with": {axis: first["with"][axis] for axis in differing},
-                "over": [a for a in first["labels"] if a not in differing and a != "model"],
-                "metric": first["metric"],
+                "labels": {axis: value for axis, value, _ in differing},
+                "with": {axis: value for axis, _, value in differing},
+                "over": [
+                    axis
+                    for axis in group[0]["labels"]
+                    if axis not in names and len({entry["labels"][axis] for entry in group}) > 1
+                ],
+                "metric": metric,
                 "groups": len(group),
                 "pairs": len(differences),
                 "difference": test.difference,
@@ -299,9 +303,16 @@ def _pooled(comparisons: Sequence[Entry]) -> list[Entry]:
     return pooled
 
 
-def _differing(entry: Entry) -> list[str]:
-    """Axes in which the two sides of a comparison differ."""
-    return [axis for axis, value in entry["labels"].items() if entry["with"][axis] != value]
+def _share_a_stage(group: Sequence[Entry], rows: Sequence[_Row]) -> bool:
+    """Whether two of the comparisons are of trainings that start from the same stage."""
+    seen: set[str] = set()
+    for entry in group:
+        sides = (entry["labels"], entry["with"])
+        stages = {stage for row in rows if row.labels in sides for stage in row.stages}
+        if stages & seen:
+            return True
+        seen |= stages
+    return False
 
 
 def _correct(entries: Sequence[Entry], name: str) -> None:
